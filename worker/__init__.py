@@ -1,0 +1,1 @@
+"""After the queue: claim, admit, call, record, copy, settle. Never imports `scheduler`."""

@@ -1,0 +1,139 @@
+"""The one door between the scheduler and the workers: `enqueue(job_id)`, and what must be asked before it opens.
+
+Embedded, the door leads to a thread pool in this process (`embedded`); in the cluster, to Celery on Redis
+(`CeleryBroker`). `celery -A worker.broker worker -P threads` starts a worker as well: `app` is made when asked for, so
+that a command that needs no cluster does not load one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from models.errors import PackshotError
+from models.settings import Settings
+from worker.preflight import ProviderNotReady, check_provider, preflight, read_object
+
+if TYPE_CHECKING:
+    from models.database import Database
+    from worker.limiter import Limiter
+    from worker.pool import EmbeddedBroker
+
+__all__ = [
+    "CeleryBroker",
+    "ProviderNotReady",
+    "QueueUnavailable",
+    "check_provider",
+    "embedded",
+    "preflight",
+    "read_object",
+]
+
+
+class QueueUnavailable(PackshotError):
+    """Redis cannot be reached, or refuses. Nothing was handed over."""
+
+    retryable = True
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What must be right of a Redis server. eviction: its maxmemory-policy."""
+
+    version: str
+    append_only: bool
+    eviction: str
+
+
+def embedded(settings: Settings, database: Database, *, owner: str) -> EmbeddedBroker:
+    """A pool of threads in this process."""
+    from worker.pool import EmbeddedBroker
+
+    return EmbeddedBroker(settings, database, owner=owner)
+
+
+class CeleryBroker:
+    """The cluster's queue, as the scheduler sees it."""
+
+    def __init__(self, settings: Settings) -> None:
+        from worker.queue import make_app
+
+        self._settings = settings
+        self._app = make_app(settings)
+
+    @cached_property
+    def _limiter(self) -> Limiter:
+        from worker.build import build_limiter
+
+        return build_limiter(self._settings)
+
+    def enqueue(self, job_id: int) -> None:
+        """Send a job's id. Call it after the commit that made the job `queued`. Raises QueueUnavailable."""
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        from worker.queue import QUEUE, TASK
+
+        try:
+            self._app.send_task(TASK, args=[job_id], exchange="", routing_key=QUEUE, retry=False)
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailable(f"the queue in Redis cannot be written: {error}") from error
+
+    def waiting(self) -> tuple[set[int], int]:
+        """Job ids whose messages nobody took yet, and how many messages were taken and not begun.
+
+        Raises QueueUnavailable. Dispatch keeps the queue short, so it is read whole.
+        """
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        from worker.queue import QUEUE, job_id_of
+
+        try:
+            with self._app.connection_for_read() as connection:
+                client = connection.default_channel.client
+                return {job_id_of(raw) for raw in client.lrange(QUEUE, 0, -1)}, int(client.hlen("unacked"))
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailable(f"the queue in Redis cannot be read: {error}") from error
+
+    def rate(self, model: str) -> float:
+        """Present requests per second of a model's lane."""
+        return self._limiter.rate(model)
+
+    def workers(self, timeout_s: float = 1.5, *, host: str | None = None) -> list[str]:
+        """Names of the workers that answer now; with a host, the first that answers there."""
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        try:
+            there = {} if host is None else {"pattern": f"*@{host}", "matcher": "glob", "limit": 1}
+            return sorted(self._app.control.inspect(timeout=timeout_s, **there).ping() or {})
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailable(f"the workers cannot be asked: {error}") from error
+
+    def server_facts(self) -> ServerFacts:
+        """Of the Redis server, by INFO: managed services forbid CONFIG. Raises QueueUnavailable."""
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        try:
+            with self._app.connection_for_read() as connection:
+                said = connection.default_channel.client.info()
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailable(f"Redis cannot be asked: {error}") from error
+        version = said.get("valkey_version") or said.get("redis_version", "?")
+        return ServerFacts(str(version), bool(said.get("aof_enabled")), str(said.get("maxmemory_policy", "?")))
+
+    def close(self) -> None:
+        self._app.close()
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("app", "celery"):
+        from models import settings as settings_module
+        from worker.queue import make_app
+
+        globals()["app"] = made = make_app(settings_module.load())
+        return made
+    raise AttributeError(name)

@@ -1,0 +1,414 @@
+"""One job from claim to done: claim, admit, call, record, copy, settle. Read it from top to bottom.
+
+Promises: nothing is sent before the intent is on disk; an answer is on disk before anything else happens; whoever
+lost the claim records what it learned about its call and stops. Whether and when to try again is `worker.retry`'s
+word; waiting is done here, and only for as long as nobody says stop.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar
+
+import structlog
+from sqlalchemy import Connection
+
+from models import attempt as attempts
+from models import batch, catalogue, job
+from models import output as outputs
+from models.attempt import OpenAttempt
+from models.database import Database
+from models.edit import Answer, Edit
+from models.errors import (
+    CallError,
+    LedgerUnavailable,
+    NotSent,
+    OutcomeUnknown,
+    PackshotError,
+    PictureError,
+    Refused,
+    ResultBlocked,
+    ResultLost,
+    ResultUnavailable,
+    SettingsError,
+    StorageRefused,
+    StorageUnavailable,
+    Throttled,
+)
+from models.job import Claim
+from models.output import OutputToStore
+from worker import retry
+from worker.limiter import Limiter
+from worker.results import Fetched
+from worker.storage import Storage
+
+URL_LIFE_S = 24 * 3600.0  # documented life of a result address
+COPY_ROUNDS = 8  # failed rounds of fetching one job's results before a person is asked
+COPY_WAIT_MAX_S = 30.0
+LEAVING_PATIENCE_S = 30.0  # how long a leaving process waits for a ledger that cannot be written
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class Calls(Protocol):
+    """What the executor needs of `worker.provider.Provider`."""
+
+    def edit(self, edit: Edit, *, region: str, attempt: str) -> Answer: ...
+
+
+class Fetches(Protocol):
+    """What the executor needs of `worker.results.Fetcher`."""
+
+    def fetch(self, url: str) -> Fetched: ...
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Executor:
+    """Works on jobs, one per call of `execute`; shared by all threads of a worker.
+
+    owner:   names this process in claims and attempts
+    storage: gives the storage of a batch's output place
+    stop:    set when the process is to leave: nothing new is sent, what is in flight is recorded
+    """
+
+    database: Database
+    provider: Calls
+    fetcher: Fetches
+    storage: Callable[[str], Storage]
+    limiter: Limiter
+    models: Mapping[str, catalogue.Model]
+    owner: str
+    lease_s: float
+    max_tries: int
+    max_wait_s: float = 60.0
+    stop: threading.Event = field(default_factory=threading.Event)
+    now: Callable[[], datetime] = utc_now
+    chance: Callable[[], float] = random.random
+    patience_s: float = 1.0
+    _complained: bool = field(default=False, init=False)
+
+    def execute(self, job_id: int) -> None:
+        """Take a job as far as it goes now. Never raises for what can happen to a job."""
+        claim = self._claim(job_id)
+        if claim is None:
+            return
+        attempt: OpenAttempt | None = None
+        try:
+            answered = claim.answered_attempt_id
+            if answered is None:
+                attempt = self._admit(claim)
+                if attempt is None:
+                    return
+                answered = self._call(claim, attempt)
+            if answered is not None:
+                self._deliver(claim, answered)
+        except (
+            LedgerUnavailable
+        ) as error:  # leaving, and the ledger did not come back: the next run finds the call open
+            log.error("left before the ledger could be written", batch=claim.batch, job=claim.job_id, error=str(error))
+        except Exception as error:  # a bug must not leave money unaccounted for
+            log.exception("a job met an error nobody expected", batch=claim.batch, job=claim.job_id)
+            self._settle_bug(claim, attempt, error)
+
+    # -- claim and admit -------------------------------------------------------------------------------------
+
+    def _claim(self, job_id: int) -> Claim | None:
+        if self.stop.is_set():
+            return None
+        return self._write(lambda tx: job.claim(tx, job_id, owner=self.owner, lease_s=self.lease_s, now=self.now()))
+
+    def _admit(self, claim: Claim) -> OpenAttempt | None:
+        """Wait for a slot of the model's lane, then write down the intent. None: the claim was given back."""
+        lane = claim.edit.model
+        try:
+            wait_s = self.limiter.acquire(lane)
+        except PackshotError as error:  # the limiter cannot be asked: no call, come back later
+            self._postpone(claim, after_s=self.patience_s, code="LimiterUnavailable", message=str(error))
+            return None
+        if wait_s > 0 and self.stop.wait(wait_s):
+            self.limiter.give_back(lane)
+            self._postpone(claim)
+            return None
+        attempt = self._write(lambda tx: self._open(tx, claim), durable=True)
+        if attempt is None:
+            self.limiter.give_back(lane)
+            self._postpone(claim)
+        return attempt
+
+    def _open(self, tx: Connection, claim: Claim) -> OpenAttempt | None:
+        """The intent; from here the lease is counted anew, as the wait for the slot has used it up in part."""
+        attempt = job.open_attempt(tx, claim, worker=self.owner, now=self.now())
+        if attempt is not None:
+            job.renew(tx, claim, lease_s=self.lease_s, now=self.now())
+        return attempt
+
+    # -- call and record -------------------------------------------------------------------------------------
+
+    def _call(self, claim: Claim, attempt: OpenAttempt) -> int | None:
+        """One paid call. Returns the attempt to deliver, or None when the job was settled otherwise."""
+        try:
+            answer = self.provider.edit(claim.edit, region=claim.region, attempt=str(attempt.id))
+        except (CallError, PictureError, SettingsError) as error:
+            self._settle(claim, attempt, error)
+            return None
+        charge_micros = self._price(claim, attempt, answer)
+        delivered = self._write(
+            lambda tx: job.record_answer(
+                tx, attempt, answer, charge_micros=charge_micros, url_life_s=URL_LIFE_S, now=self.now()
+            ),
+            durable=True,
+        )
+        self.limiter.succeeded(claim.edit.model)
+        log.info("answered", batch=claim.batch, job=claim.job_id, attempt=attempt.id, pictures=answer.pictures)
+        return delivered
+
+    def _price(self, claim: Claim, attempt: OpenAttempt, answer: Answer) -> int:
+        """Today's price; what was reserved, where the price has gone from the settings since the batch was planned."""
+        try:
+            return self.models[claim.edit.model].cost_micros(
+                claim.region,
+                self.now().date(),
+                pictures=answer.pictures,
+                inputs=len(claim.edit.pictures),
+                area_px=answer.area_px or _asked_area(claim.edit),
+            )
+        except LookupError:
+            return attempt.hold.amount_micros
+
+    def _settle(self, claim: Claim, attempt: OpenAttempt, error: PackshotError) -> None:
+        """A call without pictures: write what is known of it, and what becomes of the job, in one transaction."""
+        decision = retry.decide(
+            error,
+            tries=claim.tries + 1,
+            max_tries=self.max_tries,
+            chance=self.chance(),
+            throttles=claim.throttles + 1,
+        )
+        log.info(
+            "no pictures", batch=claim.batch, job=claim.job_id, attempt=attempt.id, error=str(error), then=str(decision)
+        )
+        if isinstance(error, Throttled):
+            self.limiter.throttled(claim.edit.model, error.kind)
+
+        def settle(tx: Connection) -> None:
+            now = self.now()
+            _record(tx, attempt, error, now)
+            match decision:
+                case retry.Again(wait_s=wait_s, counted=counted):
+                    job.postpone(
+                        tx,
+                        claim,
+                        now,
+                        due_at=now + timedelta(seconds=min(wait_s, self.max_wait_s)),
+                        counted=counted,
+                        throttled=isinstance(error, Throttled),
+                        code=getattr(error, "code", type(error).__name__),
+                        message=getattr(error, "message", str(error)),
+                    )
+                case retry.AskExposure():
+                    # a call that the provider can be asked for (asynchronous, by task id) is asked for here first
+                    due_at = now + timedelta(seconds=self.patience_s)
+                    job.rebuy_or_hold(tx, claim, attempt.hold, now, due_at=due_at)
+                case retry.StopBatch(code=code, message=message, advice=advice):
+                    batch.stop(tx, claim.batch_id, code=code, message=f"{message} {advice}".strip())
+                    job.postpone(tx, claim, now, due_at=now, code=code, message=message)
+                case retry.GiveUp(code=code, message=message):
+                    job.fail(tx, claim, now, code=code, message=message)
+
+        self._write(settle, durable=True)
+
+    # -- copy and settle -------------------------------------------------------------------------------------
+
+    def _deliver(self, claim: Claim, attempt_id: int) -> None:
+        """Copy every paid picture to every row's key; then the job is done."""
+        for output in self._read(lambda connection: outputs.waiting(connection, claim.job_id, attempt_id)):
+            if not self._write(lambda tx: job.renew(tx, claim, lease_s=self.lease_s, now=self.now())):
+                return  # somebody else owns the job now, and copies
+            try:
+                self._store(claim, output)
+            except KeyTaken as error:
+                self._fail(claim, code="KeyTaken", message=str(error))
+                return
+            except ResultLost as error:
+                self._give_up_output(output, reason=str(error)[:120])
+            except ResultUnavailable as error:
+                self._copy_later(claim, error, give_up=claim.copies + 1 >= COPY_ROUNDS)
+                return
+            except StorageUnavailable as error:
+                self._copy_later(claim, error, give_up=False)
+                return
+            except (StorageRefused, ResultBlocked) as error:
+                self._stop_batch(claim, code=type(error).__name__, message=str(error))
+                self._copy_later(claim, error, give_up=False)
+                return
+        self._write(lambda tx: _finish(tx, claim, attempt_id, self.now()))
+
+    def _store(self, claim: Claim, output: OutputToStore) -> None:
+        storage = self.storage(claim.output)
+        fetched = self.fetcher.fetch(output.url)
+        stored = []
+        for row_id, key, sku in output.copies:
+            found = storage.head(key)
+            if found is not None and found.metadata.get("batch") != claim.batch:
+                raise KeyTaken(storage.address(key))
+            metadata = {
+                "batch": claim.batch,
+                "sku": sku,
+                "job": claim.digest[:12],
+                "seed": str(output.seed),
+                "model": claim.edit.model,
+                "request-id": output.request_id,
+            }
+            storage.put(key, fetched.data, sha256=fetched.sha256, metadata=metadata)
+            stored.append((row_id, key))
+        self._write(
+            lambda tx: outputs.record_output(
+                tx,
+                output,
+                stored=stored,
+                sha256=fetched.sha256,
+                size=len(fetched.data),
+                width=fetched.width,
+                height=fetched.height,
+                now=self.now(),
+            )
+        )
+
+    def _give_up_output(self, output: OutputToStore, *, reason: str) -> None:
+        self._write(lambda tx: outputs.record_lost(tx, output.id, reason=reason))
+
+    def _stop_batch(self, claim: Claim, *, code: str, message: str) -> None:
+        self._write(lambda tx: batch.stop(tx, claim.batch_id, code=code, message=message))
+
+    def _copy_later(self, claim: Claim, error: PackshotError, *, give_up: bool) -> None:
+        code, message = type(error).__name__, str(error)
+        if give_up:
+            self._fail(claim, code=code, message=message)
+            return
+        wait_s = min(COPY_WAIT_MAX_S, self.max_wait_s, 2.0 ** min(claim.copies, 10) * (0.5 + self.chance()))
+        self._postpone(claim, after_s=wait_s, copy_failed=True, code=code, message=message)
+
+    # -- helpers ---------------------------------------------------------------------------------------------
+
+    def _fail(self, claim: Claim, *, code: str, message: str) -> None:
+        self._write(lambda tx: job.fail(tx, claim, self.now(), code=code, message=message))
+
+    def _postpone(
+        self,
+        claim: Claim,
+        *,
+        after_s: float = 0.0,
+        copy_failed: bool = False,
+        code: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        def put_back(tx: Connection) -> bool:
+            now = self.now()
+            due_at = now + timedelta(seconds=after_s)
+            return job.postpone(tx, claim, now, due_at=due_at, copy_failed=copy_failed, code=code, message=message)
+
+        self._write(put_back)
+
+    def _settle_bug(self, claim: Claim, attempt: OpenAttempt | None, error: Exception) -> None:
+        """An error of ours: the call, if it was made, is unknown; the job waits for a person and says why."""
+        code, message = "UnexpectedError", f"{type(error).__name__}: {error}"  # the provider has an InternalError
+
+        def settle(tx: Connection) -> None:
+            now = self.now()
+            if attempt is not None and attempts.record_unknown(tx, attempt, code=code, message=message, now=now):
+                job.hold(tx, claim, now, code=code, message=message)
+            else:
+                job.fail(tx, claim, now, code=code, message=message)
+
+        self._write(settle, durable=True)
+
+    def _write(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
+        """One transaction, repeated until the ledger takes it: what is known must not be lost to a restart of it."""
+        return self._patiently(lambda: self.database.write(durable=durable), work)
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        """Asked until the ledger answers: a restart of it is no reason to fail a job that is paid."""
+        return self._patiently(self.database.read, work)
+
+    def _patiently(self, begin: Callable[[], AbstractContextManager[Connection]], work: Callable[[Connection], T]) -> T:
+        leaving_since: float | None = None
+        while True:
+            try:
+                with begin() as connection:
+                    done = work(connection)
+                self._complained = False
+                return done
+            except LedgerUnavailable as error:
+                if self.stop.is_set():
+                    leaving_since = leaving_since or time.monotonic()
+                    if time.monotonic() - leaving_since > LEAVING_PATIENCE_S:
+                        raise
+                if not self._complained:  # once an outage, not once a second and thread
+                    log.warning("the ledger cannot be used; trying again", error=str(error))
+                self._complained = True
+                time.sleep(self.patience_s)
+
+
+class KeyTaken(PackshotError):
+    """Something that this batch did not make appeared at a key after the batch was checked. Never overwritten."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"{address}: something else is there; move it away, then retry copies the paid picture")
+
+
+def _record(tx: Connection, attempt: OpenAttempt, error: PackshotError, now: datetime) -> None:
+    match error:
+        case OutcomeUnknown():
+            attempts.record_unknown(
+                tx, attempt, code=error.code, message=error.message, http_status=error.http_status, now=now
+            )
+        case Refused():
+            attempts.record_refusal(
+                tx,
+                attempt,
+                verdict="throttled" if isinstance(error, Throttled) else "refused",
+                code=error.code,
+                message=error.message,
+                http_status=error.http_status,
+                request_id=error.request_id,
+                now=now,
+            )
+        case NotSent() | PictureError():
+            attempts.record_not_sent(tx, attempt, code=error.code, message=error.message, now=now)
+        case _:
+            attempts.record_not_sent(tx, attempt, code=type(error).__name__, message=str(error), now=now)
+
+
+def _finish(tx: Connection, claim: Claim, attempt_id: int, now: datetime) -> bool:
+    """All that could be copied is copied: succeeded, or failed where paid pictures were lost."""
+    stored, lost, billed = outputs.delivery(tx, attempt_id)
+    if lost or stored < billed:
+        missing = max(lost, billed - stored)
+        return job.fail(
+            tx,
+            claim,
+            now,
+            code="ResultLost",
+            message=f"{missing} of {billed} paid pictures can no longer be fetched; retry buys the edit again",
+        )
+    note = f"asked for {claim.edit.n} pictures, got and paid {billed}" if billed < claim.edit.n else None
+    return job.succeed(tx, claim, now, note=note)
+
+
+def _asked_area(edit: Edit) -> int | None:
+    size = edit.parameters.get("size")
+    if not isinstance(size, str):
+        return None
+    width, height = catalogue.parse_size(size)
+    return width * height
