@@ -1,0 +1,1 @@
+"""Before the queue: commands, manifests, plans, dispatch, rescue, reports. Workers only through `worker.broker`."""

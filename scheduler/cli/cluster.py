@@ -1,0 +1,280 @@
+"""Commands of the cluster: scheduler, worker, submit, watch, and what a person orders of a running batch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from models.errors import SettingsError, UsageError
+from models.money import parse_amount
+from models.money import show as money
+from models.settings import Settings
+from scheduler.cli.app import (
+    BatchArg,
+    JsonOption,
+    ManifestArg,
+    ReasonOption,
+    RehearsalOption,
+    SetOption,
+    YesOption,
+    app,
+    decision,
+    load_settings,
+    open_ledger,
+    print_json,
+    talk,
+)
+from scheduler.cli.manifests import planned, print_quote, refuse
+
+if TYPE_CHECKING:
+    from models.batch import Batch
+    from models.database import Database
+
+SEEN_EVERY_S = 0.5
+
+
+def need_cluster(settings: Settings) -> None:
+    """Raises SettingsError where the settings are those of one machine."""
+    if settings.redis_url is None:
+        raise SettingsError(
+            "PACKSHOT_REDIS_URL is not set: the cluster's queue lives in Redis; write redis://host:6379/0"
+        )
+    if settings.database_url.startswith("sqlite"):
+        raise SettingsError(
+            "PACKSHOT_DATABASE_URL is a SQLite file, which several processes and hosts cannot share safely; "
+            "write postgresql://user@host/name, or use packshot run on one machine"
+        )
+
+
+@app.command(epilog="Example: packshot scheduler")
+def scheduler() -> None:
+    """Hand out the work of submitted batches until told to stop; start a second one as a standby."""
+    from scheduler.service import run_service
+
+    settings = load_settings()
+    need_cluster(settings)
+    with open_ledger(settings) as database:
+        run_service(settings, database)
+
+
+@app.command(epilog="Example: packshot worker --concurrency 200")
+def worker(
+    concurrency: Annotated[
+        int | None, typer.Option("--concurrency", "-c", min=1, max=2000, help="calls at once [PACKSHOT_CONCURRENCY]")
+    ] = None,
+) -> None:
+    """Work on what the scheduler hands out; SIGTERM lets calls in flight end, and records them."""
+    settings = load_settings()
+    need_cluster(settings)
+    with open_ledger(settings):
+        pass
+    if concurrency is not None:
+        os.environ["PACKSHOT_CONCURRENCY"] = str(concurrency)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606
+
+
+@app.command(epilog="Example: packshot submit manifests/hello.yaml --yes")
+def submit(manifest: ManifestArg, pairs: SetOption = [], yes: YesOption = False, json: JsonOption = False) -> None:  # noqa: B006
+    """Hand a manifest to the cluster and return at once; prints the batch's name."""
+    from models import batch
+    from scheduler.cli.buying import confirm
+    from scheduler.run import check_destinations, utc_now
+    from scheduler.submit import find_unchanged
+    from scheduler.submit import submit as write
+
+    settings = load_settings(manifest)
+    need_cluster(settings)
+    with planned(manifest, pairs, settings) as plan:
+        refuse(plan)
+        _need_shared(plan.output)
+        with open_ledger(settings) as database:
+            found = find_unchanged(database, plan, rehearsal=False)
+            if found is None:
+                print_quote(plan, file=sys.stderr)
+                confirm(plan.quote_micros, plan.currency, settings, yes=yes)
+                keys = lambda: (key for block in plan.blocks() for row in block for key in row.destinations)  # noqa: E731
+                check_destinations(settings, plan.output, plan.batch, keys)
+                found = write(
+                    database, plan, settings, rehearsal=False, output=plan.output, now=utc_now(), engine="cluster"
+                )
+            else:
+                talk(f"{found.name} is in the ledger already; the cluster goes on with it")
+                with database.write() as tx:
+                    batch.hand_over(tx, found.id, "cluster")
+                    batch.reopen(tx, found.id, utc_now())
+    print_json({"batch": found.name, "id": found.id}) if json else print(found.name)
+
+
+def _need_shared(output: str) -> None:
+    if not output.startswith("s3://"):
+        talk(f"warning: {output} is a folder; every worker must see the same one. With several hosts use s3://")
+
+
+@app.command(epilog="Example: packshot watch hello")
+def watch(name: BatchArg, json: JsonOption = False) -> None:
+    """Show a batch that the cluster works on until it ends; leaves with 1 unless every row got its pictures."""
+    from scheduler import report
+    from scheduler.dispatch import out_of_budget
+    from scheduler.display import open_display
+    from scheduler.run import utc_now
+    from worker.broker import CeleryBroker
+
+    settings = load_settings()
+    need_cluster(settings)
+    with open_ledger(settings) as database:
+        queue = CeleryBroker(settings)
+        display = open_display()
+        try:
+            while True:
+                with database.read() as connection:
+                    found = report.find_batch(connection, name, rehearsal=False)
+                    seen = report.progress(connection, found.id, utc_now())
+                    state = report.state(found, seen.jobs, out_of_budget=out_of_budget(connection, found, utc_now()))
+                display.show(found, seen, queue.rate)
+                ends = seen.waiting == 0 if state == "cancelled" else state not in ("planning", "waiting", "running")
+                if ends and not seen.in_hand:
+                    break
+                time.sleep(SEEN_EVERY_S)
+        finally:
+            display.close()
+            queue.close()
+        _tell(database, found, json=json)
+
+
+def _tell(database: Database, found: Batch, *, json: bool) -> None:
+    from scheduler import report
+    from scheduler.cli.batches import print_status
+    from scheduler.run import utc_now
+
+    with database.read() as connection:
+        facts = report.status(connection, found, utc_now())
+        troubles = report.troubles(connection, found.id)
+    print_json(facts) if json else print_status(facts, troubles)
+    if facts["rows"]["succeeded"] + facts["rows"]["cancelled"] < sum(facts["rows"].values()):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: packshot pause hello")
+def pause(name: BatchArg, rehearsal: RehearsalOption = None, reason: ReasonOption = "") -> None:
+    """Buy nothing more of a batch until it is resumed; calls in flight end, paid pictures are copied."""
+    from scheduler import control
+
+    settings = load_settings()
+    with open_ledger(settings) as database:
+        control.pause(database, _find(database, name, rehearsal), decision("pause", settings, reason))
+    print(f"{name}: paused")
+
+
+@app.command(epilog="Example: packshot resume hello")
+def resume(name: BatchArg, rehearsal: RehearsalOption = None, reason: ReasonOption = "") -> None:
+    """Go on with a batch that was paused or stopped."""
+    from scheduler import control
+
+    settings = load_settings()
+    with open_ledger(settings) as database:
+        control.resume(database, _find(database, name, rehearsal), decision("resume", settings, reason))
+    print(f"{name}: goes on")
+
+
+@app.command(epilog="Example: packshot cancel hello --yes")
+def cancel(
+    name: BatchArg, yes: YesOption = False, rehearsal: RehearsalOption = None, reason: ReasonOption = ""
+) -> None:
+    """Give up what waits of a batch, for good; what is paid is delivered."""
+    from scheduler import control
+
+    settings = load_settings()
+    with open_ledger(settings) as database:
+        found = _find(database, name, rehearsal)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise UsageError("cancelling cannot be undone, and nobody is there to be asked; add --yes")
+            typer.confirm(f"cancel what waits of {name}, for good?", abort=True, err=True)
+        count = control.cancel(database, found, decision("cancel", settings, reason))
+    print(f"{name}: cancelled, {count:,} jobs given up")
+
+
+@app.command(epilog="Example: packshot priority hello 90")
+def priority(
+    name: BatchArg,
+    number: Annotated[int, typer.Argument(min=0, max=100, help="higher goes first; 50 unless said otherwise")],
+    rehearsal: RehearsalOption = None,
+    reason: ReasonOption = "",
+) -> None:
+    """Put a batch before or behind the others."""
+    from scheduler import control
+
+    settings = load_settings()
+    with open_ledger(settings) as database:
+        control.set_priority(database, _find(database, name, rehearsal), number, decision("priority", settings, reason))
+    print(f"{name}: priority {number}")
+
+
+@app.command(epilog="Example: packshot budget hello '25 CNY'")
+def budget(
+    name: BatchArg,
+    amount: Annotated[str, typer.Argument(help="the new budget in the batch's currency, or none")],
+    rehearsal: RehearsalOption = None,
+    reason: ReasonOption = "",
+) -> None:
+    """Set a batch's budget; one that had run out of it goes on."""
+    from scheduler import control
+
+    settings = load_settings()
+    with open_ledger(settings) as database:
+        found = _find(database, name, rehearsal)
+        micros = None if amount.strip().lower() == "none" else _amount(amount, found.currency)
+        control.set_budget(database, found, micros, decision("budget", settings, reason))
+    print(f"{name}: budget {'none' if micros is None else money(micros, found.currency)}")
+    if found.engine == "embedded":
+        talk(f"to go on: packshot run {Path(found.manifest).name}")
+
+
+def _amount(text: str, currency: str) -> int:
+    try:
+        micros, named = parse_amount(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if named not in (None, currency):
+        raise UsageError(f"the batch is billed in {currency}, not in {named}")
+    return micros
+
+
+@app.command(epilog="Example: packshot health worker")
+def health(
+    part: Annotated[Literal["scheduler", "worker"], typer.Argument(help="which service of this host is asked")],
+) -> None:
+    """Say whether this host's scheduler or worker is alive; for health checks of containers."""
+    import socket
+
+    from scheduler import health as asked
+
+    settings = load_settings()
+    need_cluster(settings)
+    ask = asked.schedulers if part == "scheduler" else asked.workers
+    found = ask(settings, socket.gethostname())
+    if not found:
+        print(f"no {part} of this host answers; see its log")
+        raise typer.Exit(1)
+    print(f"alive: {', '.join(found)}")
+
+
+@app.command("list", epilog="Example: packshot list --json")
+def list_(json: JsonOption = False) -> None:
+    """List every batch in one line each."""
+    from scheduler.cli.batches import status
+
+    status(name=None, rehearsal=None, json=json)
+
+
+def _find(database: Database, name: str, rehearsal: bool | None) -> Batch:
+    from scheduler import report
+
+    with database.read() as connection:
+        return report.find_batch(connection, name, rehearsal=rehearsal)

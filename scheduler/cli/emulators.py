@@ -1,0 +1,65 @@
+"""The emulator as a command, and as the stage of a rehearsal. It is started as a process, never imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from models.errors import PackshotError
+from scheduler.cli.app import app
+
+REHEARSAL_LATENCY_S = 0.8
+
+
+class EmulatorFailed(PackshotError):
+    pass
+
+
+@app.command(
+    "emulator",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    epilog="Example: packshot emulator --port 8090 --state /tmp/emulator",
+)
+def emulator(context: typer.Context) -> None:
+    """Start a double of the provider on this machine: bills, limits and fails on request, and keeps its invoice."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "emulator", *context.args])  # noqa: S606
+
+
+@contextmanager
+def rehearsal_emulator(state: Path, region: str, faults: list[str]) -> Iterator[str]:
+    """An emulator that lives exactly as long as this process, however it ends. Yields its address.
+
+    Raises EmulatorFailed with the emulator's own words when it does not start.
+    """
+    command = [sys.executable, "-m", "emulator", "--port", "0", "--state", str(state), "--region", region]
+    command += ["--latency", str(REHEARSAL_LATENCY_S), "--fetch", "standin", "--parent-pipe"]
+    for fault in faults:
+        command += ["--fault", fault]
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "emulator.log").open("ab") as talk:
+        process = subprocess.Popen(  # a group of its own: Ctrl-C is for us, the provider goes on answering
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=talk, start_new_session=True
+        )
+    try:
+        assert process.stdout is not None  # noqa: S101
+        ready = process.stdout.readline()
+        if not ready:
+            said = (state / "emulator.log").read_text(errors="replace").strip().splitlines()
+            raise EmulatorFailed(f"the emulator did not start: {said[-1] if said else 'it said nothing'}")
+        yield str(json.loads(ready)["url"])
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
