@@ -1,0 +1,391 @@
+"""The executor against a real ledger and a real folder, at moments that no two processes would hit by themselves.
+
+The provider and the clock are in the test's hand, so that a lease can run out in the middle of a call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy import select
+
+from models import batch, job, ledger
+from models.catalogue import CATALOGUE
+from models.database import Database
+from models.edit import Answer, Edit, Picture
+from models.errors import LedgerUnavailable, OutcomeUnknown, StorageUnavailable
+from models.settings import Settings
+from models.tables import attempts, entries, jobs, objects
+from worker.executor import Executor
+from worker.limiter import LocalLimiter
+from worker.results import Fetched
+from worker.storage import Storage, open_storage
+
+NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+LEASE_S = 900.0
+
+
+@dataclass
+class Clock:
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass
+class Provider:
+    """Answers each call with one picture; `during` happens while the call is under way."""
+
+    during: Callable[[], None] = lambda: None
+    raises: Exception | None = None
+    calls: list[str] = field(default_factory=list)
+
+    def edit(self, edit: Edit, *, region: str, attempt: str) -> Answer:
+        self.calls.append(attempt)
+        during, self.during = self.during, lambda: None
+        during()
+        if self.raises is not None:
+            raise self.raises
+        return Answer(f"request-{attempt}", (f"https://results/{attempt}",), {"image_count": 1})
+
+
+class Fetcher:
+    """Each result is its own address."""
+
+    def fetch(self, url: str) -> Fetched:
+        data = url.encode()
+        return Fetched(data, hashlib.sha256(data).hexdigest(), 512, 512)
+
+
+@dataclass
+class House:
+    """A ledger with one queued job, and workers for it."""
+
+    database: Database
+    folder: Path
+    clock: Clock
+    job_id: int
+
+    def worker(self, provider: Provider, *, name: str = "first", storage: Storage | None = None) -> Executor:
+        place = storage or open_storage(str(self.folder), Settings())
+        return Executor(
+            database=self.database,
+            provider=provider,
+            fetcher=Fetcher(),
+            storage=lambda _place: place,
+            limiter=LocalLimiter({"qwen-image-2.0": CATALOGUE["qwen-image-2.0"].limits}),
+            models=CATALOGUE,
+            owner=name,
+            lease_s=LEASE_S,
+            max_tries=5,
+            now=self.clock,
+            chance=lambda: 0.0,
+            patience_s=0.0,
+        )
+
+    def rescue(self) -> None:
+        with self.database.read() as connection:
+            found = job.abandoned(connection, self.clock())
+        for each in found:
+            with self.database.write() as tx:
+                job.rescue(tx, each, self.clock())
+
+    def queue(self) -> None:
+        with self.database.write() as tx:
+            assert job.queue(tx, self.job_id, self.clock())
+
+    def status(self) -> str:
+        with self.database.read() as connection:
+            return str(connection.execute(select(jobs.c.status).where(jobs.c.id == self.job_id)).scalar_one())
+
+    def charges(self) -> list[int]:
+        with self.database.read() as connection:
+            query = select(entries.c.attempt_id).where(entries.c.kind == "charge").order_by(entries.c.seq)
+            return list(connection.execute(query).scalars())
+
+    def outcomes(self) -> list[str]:
+        with self.database.read() as connection:
+            return list(connection.execute(select(attempts.c.outcome).order_by(attempts.c.id)).scalars())
+
+    def picture(self) -> str:
+        return (self.folder / "A-1.png").read_text()
+
+
+@pytest.fixture
+def make_house(database: Database, tmp_path: Path) -> Callable[..., House]:
+    def make(*, exposure_limit_micros: int) -> House:
+        edit = Edit("qwen-image-2.0", (Picture("/photos/a.jpg", "ab" * 32, 10),), "on white", {"n": 1}, 7)
+        row = SimpleNamespace(
+            number=1,
+            file="m.yaml",
+            line=1,
+            sku="A",
+            recipe="white",
+            edit=edit,
+            digest=edit.digest(with_seed=True),
+            destinations=("A-1.png",),
+            seeded_destinations=None,
+            columns={},
+            worst_case_micros=200_000,
+        )
+        with database.write() as tx:
+            batch_id = batch.begin(
+                tx,
+                name="night",
+                rehearsal=False,
+                manifest="m.yaml",
+                checksum="0" * 64,
+                header={},
+                output=str(tmp_path / "out"),
+                region="cn-beijing",
+                currency="CNY",
+                priority=50,
+                quote_micros=200_000,
+                row_count=1,
+                job_count=1,
+                models=["qwen-image-2.0"],
+                budget_micros=1_000_000,
+                exposure_limit_micros=exposure_limit_micros,
+                now=NOON,
+            )
+            batch.add_block(tx, batch_id, [row])
+            batch.open_(tx, batch_id)
+            job_id = tx.execute(select(jobs.c.id)).scalar_one()
+        house = House(database, tmp_path / "out", Clock(), job_id)
+        house.queue()
+        return house
+
+    return make
+
+
+def test_a_worker_whose_lease_ran_out_and_that_answers_late_is_paid_once_and_delivered(
+    make_house: Callable[..., House],
+):
+    # given: nothing may be bought again while unsure
+    house = make_house(exposure_limit_micros=0)
+
+    def lease_runs_out() -> None:
+        house.clock.pass_(LEASE_S + 1)
+        house.rescue()
+        assert house.status() == "held"
+
+    # when
+    provider = Provider(during=lease_runs_out)
+    house.worker(provider).execute(house.job_id)
+
+    # then: the late answer is recorded and charged once; the stale worker copies nothing
+    assert house.outcomes() == ["answered"]
+    assert len(house.charges()) == 1
+    assert house.status() == "planned"
+    assert not (house.folder / "A-1.png").exists()
+
+    # when: the job is handed out again, only the copy is left
+    house.queue()
+    house.worker(provider, name="second").execute(house.job_id)
+
+    # then
+    assert house.status() == "succeeded"
+    assert provider.calls == ["1"]
+    assert house.picture() == "https://results/1"
+
+
+def test_a_late_answer_never_overwrites_what_another_worker_delivered(make_house: Callable[..., House]):
+    # given: it may be bought again, and is, while the first call is still under way
+    house = make_house(exposure_limit_micros=200_000)
+    second = Provider()
+
+    def another_worker_does_it() -> None:
+        house.clock.pass_(LEASE_S + 1)
+        house.rescue()
+        assert house.status() == "planned"
+        house.queue()
+        house.worker(second, name="second").execute(house.job_id)
+        assert house.status() == "succeeded"
+
+    # when
+    house.worker(Provider(during=another_worker_does_it)).execute(house.job_id)
+
+    # then: both calls were paid and are charged, each once; the picture is the second worker's
+    assert house.outcomes() == ["answered", "answered"]
+    assert sorted(house.charges()) == [1, 2]
+    assert house.status() == "succeeded"
+    assert house.picture() == "https://results/2"
+    with house.database.read() as connection:
+        assert len(connection.execute(select(objects)).all()) == 1
+        account = ledger.account(connection, "batch:1")
+    assert account is not None
+    assert (account.charged_micros, account.exposed_micros, account.reserved_micros) == (400_000, 0, 0)
+
+
+def test_two_workers_with_the_same_message_make_one_call(make_house: Callable[..., House]):
+    house = make_house(exposure_limit_micros=0)
+    other = Provider()
+    provider = Provider(during=lambda: house.worker(other, name="second").execute(house.job_id))
+
+    house.worker(provider).execute(house.job_id)
+
+    assert (len(provider.calls), len(other.calls)) == (1, 0)
+    assert house.status() == "succeeded"
+
+
+def test_nothing_is_sent_for_a_batch_that_was_paused_while_the_job_waited_for_its_slot(
+    make_house: Callable[..., House],
+):
+    # given
+    house = make_house(exposure_limit_micros=0)
+    provider = Provider()
+    worker = house.worker(provider)
+
+    class PausedMeanwhile(LocalLimiter):
+        def acquire(self, lane: str) -> float:
+            with house.database.write() as tx:
+                batch.pause(tx, 1, code="Paused", message="")
+            return super().acquire(lane)
+
+    worker.limiter = PausedMeanwhile({"qwen-image-2.0": CATALOGUE["qwen-image-2.0"].limits})
+
+    # when
+    worker.execute(house.job_id)
+
+    # then
+    assert provider.calls == []
+    assert house.status() == "planned"
+    assert house.outcomes() == []
+
+
+def test_a_call_has_its_whole_lease_however_long_it_waited_for_its_slot(make_house: Callable[..., House]):
+    # given: a wait of most of a lease, then a call of most of a lease, and a rescue that looks in the middle of it
+    house = make_house(exposure_limit_micros=1_000_000)
+
+    def call_for_long() -> None:
+        house.clock.pass_(0.9 * LEASE_S)
+        house.rescue()
+
+    worker = house.worker(Provider(during=call_for_long))
+    acquire = worker.limiter.acquire
+
+    def wait_for_long(lane: str) -> float:
+        house.clock.pass_(0.9 * LEASE_S)
+        return acquire(lane)
+
+    worker.limiter.acquire = wait_for_long  # type: ignore[method-assign]
+
+    # when
+    worker.execute(house.job_id)
+
+    # then: nobody took it for dead, nothing is exposed
+    assert house.status() == "succeeded"
+    assert house.outcomes() == ["answered"]
+
+
+def test_an_answer_is_recorded_although_the_ledger_was_away_when_it_came(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+):
+    # given: the ledger refuses three times after the call
+    house = make_house(exposure_limit_micros=0)
+    write, refusals = house.database.write, iter([True, True, True])
+
+    def away(*, durable: bool = False):
+        if house.outcomes() == ["open"] and next(refusals, False):
+            raise LedgerUnavailable("the ledger is away")
+        return write(durable=durable)
+
+    provider = Provider(during=lambda: monkeypatch.setattr(house.database, "write", away))
+
+    # when
+    house.worker(provider).execute(house.job_id)
+
+    # then
+    assert house.status() == "succeeded"
+    assert len(provider.calls) == 1
+    assert len(house.charges()) == 1
+
+
+def test_a_paid_job_is_delivered_although_the_ledger_went_away_right_after_the_answer(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+):
+    # given: the answer is recorded, and the ledger cannot be read twice when the copy is about to begin
+    house = make_house(exposure_limit_micros=0)
+    read, refusals = house.database.read, iter([True, True])
+
+    def away():
+        if next(refusals, False):
+            raise LedgerUnavailable("the ledger is away")
+        return read()
+
+    provider = Provider(during=lambda: monkeypatch.setattr(house.database, "read", away))
+
+    # when
+    house.worker(provider).execute(house.job_id)
+
+    # then
+    assert house.status() == "succeeded"
+    assert len(house.charges()) == 1
+
+
+def test_a_storage_that_is_away_delays_the_copy_and_buys_nothing_again(make_house: Callable[..., House]):
+    # given
+    house = make_house(exposure_limit_micros=0)
+    provider = Provider()
+
+    class Away:
+        def head(self, key: str) -> None:
+            raise StorageUnavailable("the storage is away")
+
+    # when
+    house.worker(provider, storage=Away()).execute(house.job_id)  # type: ignore[arg-type]
+
+    # then
+    assert house.status() == "planned"
+    assert house.outcomes() == ["answered"]
+
+    # when
+    house.clock.pass_(60)
+    house.queue()
+    house.worker(provider).execute(house.job_id)
+
+    # then
+    assert house.status() == "succeeded"
+    assert provider.calls == ["1"]
+
+
+def test_an_error_of_our_own_after_sending_leaves_the_call_unknown_and_the_job_to_a_person(
+    make_house: Callable[..., House],
+):
+    house = make_house(exposure_limit_micros=1_000_000)
+
+    house.worker(Provider(raises=ZeroDivisionError("a bug"))).execute(house.job_id)
+
+    assert house.status() == "held"
+    assert house.outcomes() == ["unknown"]
+
+
+def test_an_unknown_call_is_bought_again_only_within_the_exposure_limit(make_house: Callable[..., House]):
+    # given: room for one
+    house = make_house(exposure_limit_micros=200_000)
+    lost = Provider(raises=OutcomeUnknown("Reset", "the connection was reset"))
+
+    # when
+    house.worker(lost).execute(house.job_id)
+    assert house.status() == "planned"
+    house.clock.pass_(60)
+    house.queue()
+    house.worker(lost).execute(house.job_id)
+
+    # then
+    assert house.status() == "held"
+    assert house.outcomes() == ["unknown", "unknown"]
+    with house.database.read() as connection:
+        account = ledger.account(connection, "batch:1")
+    assert account is not None
+    assert (account.exposed_micros, account.rebought_micros) == (400_000, 200_000)
