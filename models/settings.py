@@ -47,6 +47,14 @@ def _share(text: str) -> str:
     return text
 
 
+def parse_limit_share(text: str) -> float:
+    """`80%` -> 0.8. Raises ValueError, in words fit to print."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise ValueError(f"{text!r} is not a part of the limits; write 80%, at most 100%")
+    return float(match[1]) / 100
+
+
 def _level(text: str) -> str:
     if text.lower() not in ("debug", "info", "warning", "error"):
         raise ValueError(f"{text!r} is not a level; write debug, info, warning or error")
@@ -137,6 +145,14 @@ class Settings(BaseModel):
         AfterValidator(_limits),
         Field(alias="PACKSHOT_LIMITS", description="your account's limits where they differ: MODEL=REQUESTS/SECONDSs"),
     ] = ""
+    limit_share: Annotated[
+        str,
+        AfterValidator(lambda v: _checked(v, parse_limit_share)),
+        Field(
+            alias="PACKSHOT_LIMIT_SHARE",
+            description="part of every limit that packshot uses; the rest is left to others on the account: 80%",
+        ),
+    ] = "100%"
     prices: Annotated[
         str,
         AfterValidator(_prices),
@@ -233,6 +249,11 @@ class Settings(BaseModel):
     def models(self) -> dict[str, catalogue.Model]:
         """The catalogue with this account's limits and prices."""
         return catalogue.with_overrides(catalogue.parse_limits(self.limits), catalogue.parse_prices(self.prices))
+
+    @property
+    def share(self) -> float:
+        """The part of every limit that is ours, (0..1]."""
+        return parse_limit_share(self.limit_share)
 
     def provider_url(self, region: str) -> str:
         """`https://host/api/v1` for a batch's region. Raises SettingsError where the region needs a workspace id."""

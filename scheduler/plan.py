@@ -160,7 +160,7 @@ def make_plan(
         header=manifest.header,
     )
     plan._spool = tempfile.TemporaryFile(prefix="packshot-plan-")  # noqa: SIM115 - the plan owns it
-    totals = _Totals(settings.models, plan.region)
+    totals = _Totals(settings.models, plan.region, settings.share)
     with Album(allow_private_hosts=settings.allow_private_hosts) as album:
         check = RowCheck(manifest, settings, today, album, problems)
         for window in _windows(manifest.rows(problems)):
@@ -216,8 +216,8 @@ def _keep_inputs(manifest: Manifest, album: Album, check: RowCheck, problems: Pr
 class _Totals:
     """Distinct jobs, counted as rows come by."""
 
-    def __init__(self, models: Mapping[str, Model], region: str) -> None:
-        self.models, self.region = models, region
+    def __init__(self, models: Mapping[str, Model], region: str, share: float) -> None:
+        self.models, self.region, self.share = models, region, share
         self.rows = self.objects = 0
         self.digests: set[bytes] = set()
         self.by_model: dict[str, list[int]] = {}
@@ -236,7 +236,7 @@ class _Totals:
     def into(self, plan: Plan, problems: Problems, manifest: Manifest) -> None:
         plan.rows, plan.objects, plan.jobs = self.rows, self.objects, len(self.digests)
         plan.by_model = tuple(
-            ModelQuote(name, jobs, pictures, micros, _seconds(self.models[name], jobs))
+            ModelQuote(name, jobs, pictures, micros, _seconds(self.models[name], jobs, self.share))
             for name, (jobs, pictures, micros) in sorted(self.by_model.items())
         )
         plan.pictures = sum(quote.pictures for quote in plan.by_model)
@@ -254,9 +254,9 @@ class _Totals:
             problems.warn(("budget",), manifest.at("budget"), what, "the rest waits for money")
 
 
-def _seconds(model: Model, jobs: int) -> float:
-    """Calls at the model's tightest limit; a model without a limit is not waited for."""
-    return round(max((jobs / limit.per_second for limit in model.limits), default=0.0), 1)
+def _seconds(model: Model, jobs: int, share: float) -> float:
+    """Calls at our share of the model's tightest limit; a model without a limit is not waited for."""
+    return round(max((jobs / (limit.per_second * share) for limit in model.limits), default=0.0), 1)
 
 
 def _currency_of(models: Mapping[str, Model], region: str) -> str:

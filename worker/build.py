@@ -38,8 +38,8 @@ def build_limiter(settings: Settings) -> Limiter:
     """The limiter shared by all workers where there is a Redis, else one for this process alone."""
     limits = {name: model.limits for name, model in settings.models.items()}
     if settings.redis_url is None:
-        return LocalLimiter(limits)
+        return LocalLimiter(limits, share=settings.share)
     from worker.limiter_redis import RedisLimiter
 
-    shared: Limiter = RedisLimiter(settings.redis_url.get_secret_value(), limits)
+    shared: Limiter = RedisLimiter(settings.redis_url.get_secret_value(), limits, share=settings.share)
     return shared

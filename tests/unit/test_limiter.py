@@ -1,7 +1,9 @@
 import pytest
 
 from models.catalogue import CATALOGUE, Limit
+from models.settings import load
 from tests.unit.limiter_rules import LimiterRules
+from worker.build import build_limiter
 from worker.limiter import LocalLimiter, margin, spacing_s
 
 
@@ -49,3 +51,10 @@ def test_at_two_a_second_a_commit_and_a_connection_in_between_do_no_harm():
 def test_of_several_limits_the_widest_spacing_holds():
     assert spacing_s([Limit(2, 1.0), Limit(20, 60.0)]) == spacing_s([Limit(20, 60.0)])
     assert spacing_s([Limit(1, 1.0), Limit(1000, 60.0)]) == spacing_s([Limit(1, 1.0)])
+
+
+def test_a_worker_keeps_to_its_share_of_the_account():
+    whole, half = (
+        build_limiter(load(environ={"PACKSHOT_LIMIT_SHARE": share})).rate("qwen-image-2.0") for share in ("100%", "50%")
+    )
+    assert half == pytest.approx(whole / 2)

@@ -123,6 +123,8 @@ rows:
     assert found.seconds == 30.0
     faster = plan(folder, text, environ={"PACKSHOT_LIMITS": "qwen-image-2.0-pro=10/1s,qwen-image-2.0-pro=60/60s"})
     assert faster.seconds == 1.0
+    shared = plan(folder, text, environ={"PACKSHOT_LIMIT_SHARE": "50%"})
+    assert shared.seconds == 60.0
 
 
 def test_paths_come_from_the_row_or_the_output_or_the_default(folder):

@@ -13,6 +13,7 @@ from models.settings import (
     mask_url,
     parse_breaker,
     parse_daily_budget,
+    parse_limit_share,
     parse_share,
     unknown_names,
 )
@@ -216,6 +217,19 @@ def test_budgets_of_the_day_and_thresholds_are_read():
         "DataInspectionFailed": (200, 0.9),
     }
     assert parse_breaker("off") == {}
+
+
+def test_a_part_of_the_limits_may_be_left_to_others(cwd):
+    assert load(environ={}, cwd=cwd).share == 1.0
+    assert load(environ={"PACKSHOT_LIMIT_SHARE": "80%"}, cwd=cwd).share == 0.8
+    said = refused(cwd, {"PACKSHOT_LIMIT_SHARE": "0.8"})
+    assert said == "PACKSHOT_LIMIT_SHARE (environment): '0.8' is not a part of the limits; write 80%, at most 100%"
+
+
+@pytest.mark.parametrize("text", ["0%", "101%", "80", "%", "-5%", "nan%"])
+def test_a_part_of_the_limits_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="write 80%"):
+        parse_limit_share(text)
 
 
 # -- secrets ----------------------------------------------------------------------------------
