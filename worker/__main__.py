@@ -1,8 +1,5 @@
-"""`python -m worker`: one worker of the cluster, as `packshot worker` starts it."""
+"""`python -m worker`: one worker of the cluster, as `packshot worker` is."""
 
-import os
-import sys
+from worker.broker import work_for_cluster
 
-from worker.broker import app
-
-app.worker_main(["worker", "--pool", "threads", "--hostname", f"packshot-{os.getpid()}@%h", *sys.argv[1:]])
+work_for_cluster()

@@ -7,8 +7,9 @@ that a command that needs no cluster does not load one.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from models.errors import PackshotError
@@ -28,6 +29,7 @@ __all__ = [
     "embedded",
     "preflight",
     "read_object",
+    "work_for_cluster",
 ]
 
 
@@ -44,6 +46,11 @@ class ServerFacts:
     version: str
     append_only: bool
     eviction: str
+
+
+def work_for_cluster() -> None:
+    """Be one worker of the cluster until SIGTERM, as `celery -A worker.broker worker -P threads` is."""
+    _cluster_app().worker_main(["worker", "--pool", "threads", "--hostname", f"packshot-{os.getpid()}@%h"])
 
 
 def embedded(settings: Settings, database: Database, *, owner: str) -> EmbeddedBroker:
@@ -129,11 +136,15 @@ class CeleryBroker:
         self._app.close()
 
 
+@cache
+def _cluster_app() -> Any:
+    from models import settings as settings_module
+    from worker.queue import make_app
+
+    return make_app(settings_module.load())
+
+
 def __getattr__(name: str) -> Any:
     if name in ("app", "celery"):
-        from models import settings as settings_module
-        from worker.queue import make_app
-
-        globals()["app"] = made = make_app(settings_module.load())
-        return made
+        return _cluster_app()
     raise AttributeError(name)

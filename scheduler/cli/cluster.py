@@ -69,14 +69,15 @@ def worker(
     ] = None,
 ) -> None:
     """Work on what the scheduler hands out; SIGTERM lets calls in flight end, and records them."""
+    from worker.broker import work_for_cluster
+
     settings = load_settings()
     need_cluster(settings)
     with open_ledger(settings):
         pass
     if concurrency is not None:
         os.environ["PACKSHOT_CONCURRENCY"] = str(concurrency)
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606
+    work_for_cluster()
 
 
 @app.command(epilog="Example: packshot submit manifests/hello.yaml --yes")

@@ -168,7 +168,7 @@ def test_the_audit_finds_what_was_tampered_with(cli: Cli):
         connection.execute("drop trigger entries_are_never_changed")
         connection.execute("update entries set amount_micros = 1 where kind = 'charge' and seq = 2 or seq = 3")
         connection.execute("update accounts set charged_micros = charged_micros + 5 where id like 'batch:%'")
-        connection.execute("delete from objects where id = 1")
+        connection.execute("delete from objects where key = 'S002-edit-1.png'")
 
     # then
     shallow = cli.run("audit", "clean", "--json")

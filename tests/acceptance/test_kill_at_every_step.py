@@ -5,7 +5,6 @@ lies in the folder is compared before and after the resumption.
 """
 
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from models.database import Database
 from scheduler.audit import audit
 from tests.acceptance.killing import PLANNING, POINTS, REFUSED, RELEASED, RESCUED, Point
 from tests.acceptance.proof import folder_reader, prove
+from tests.servers import nursery
 from tests.servers.cli import Cli, fast_env, until, write_manifest
 from tests.servers.cluster import BUCKET, Cluster, ClusterProcess
 from tests.servers.emulator import EmulatorProcess, running_emulator
@@ -54,16 +54,10 @@ class Stage:
         self, point: str, job: int | str = VICTIM, *, command: tuple[str, ...] = ("run", "shoot.yaml"), **env: str
     ) -> None:
         """`packshot run`, or another command, until it dies there."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.acceptance.killing", point, str(job), *command],
-            cwd=self.cli.folder,
-            env={**self.cli.environment(), **env, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL, f"it did not come to the point\n{done.stdout}\n{done.stderr}"
+        knife = [sys.executable, "-m", "tests.acceptance.killing", point, str(job), *command]
+        wanted = {**self.cli.environment(), **env, "PYTHONPATH": str(ROOT)}
+        code, out, err = nursery.run(knife, env=wanted, cwd=self.cli.folder, timeout_s=60)
+        assert code == -signal.SIGKILL, f"it did not come to the point\n{out}\n{err}"
 
     def resume(self, **env: str) -> dict[str, object]:
         return self.cli.ok("run", "shoot.yaml", "--json", env=env).json

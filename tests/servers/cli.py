@@ -17,6 +17,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from tests.servers import nursery
+
 COMMAND = str(Path(sys.executable).with_name("packshot"))
 OURS = ("PACKSHOT_", "DASHSCOPE_", "AWS_")
 
@@ -47,17 +49,8 @@ class Cli:
         return {**clean, "COLUMNS": "200", "NO_COLOR": "1", **self.env}
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None, timeout_s: float = 120) -> Result:
-        done = subprocess.run(
-            [COMMAND, *arguments],
-            cwd=self.folder,
-            env={**self.environment(), **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+        wanted = {**self.environment(), **(env or {})}
+        return Result(*nursery.run([COMMAND, *arguments], env=wanted, cwd=self.folder, timeout_s=timeout_s))
 
     def ok(self, *arguments: str, **options: Any) -> Result:
         """Run a command that must succeed."""
@@ -68,14 +61,13 @@ class Cli:
     @contextmanager
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
         """Start a command and leave it running; whatever is left of it at the end is killed."""
-        process = subprocess.Popen(
+        process = nursery.popen(
             [COMMAND, *arguments],
             cwd=self.folder,
             env={**self.environment(), **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
-            text=True,
         )
         try:
             yield process

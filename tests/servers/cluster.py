@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 
+from tests.servers import nursery
 from tests.servers.cli import COMMAND, OURS, Cli, until
 from tests.servers.emulator import EmulatorProcess
 from tests.servers.postgres import PostgresProcess
@@ -30,8 +31,8 @@ class ClusterProcess:
     def __init__(self, arguments: list[str], env: Mapping[str, str], log: Path) -> None:
         self.log = log
         with log.open("ab") as talk:
-            self._process = subprocess.Popen(
-                arguments, env=dict(env), stdout=talk, stderr=talk, stdin=subprocess.DEVNULL, cwd=log.parent
+            self._process = nursery.popen(
+                arguments, env=env, stdout=talk, stderr=talk, stdin=subprocess.DEVNULL, cwd=log.parent
             )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
+
+from tests.servers import nursery
 
 API_KEY = "sk-rehearsal"
 READY_WITHIN_S = 30
@@ -45,12 +48,13 @@ class EmulatorProcess:
         """Waits for the ready line. Raises RuntimeError with what the process said where it does not come."""
         options = {"latency": 0, **options}
         command = [sys.executable, "-m", "emulator", "--port", str(port), "--state", str(state_dir)]
-        self._process = subprocess.Popen(  # the project's root is this file's third parent
+        self._process = nursery.popen(
             command + _arguments(options),
-            stdout=subprocess.PIPE,
+            env=os.environ,
             stdin=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=None,
+            cwd=nursery.ROOT,
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
