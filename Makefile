@@ -9,10 +9,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/packshot rehearse manifests/hello.yaml
 
-# The acceptance tests load the machine by themselves (kills, rates, chaos), so they run one after the other.
+# Most tests wait for processes more than they work, so three at a time; those that measure rates or moments run alone.
 test: .venv/installed-dev
-	$(BIN)/pytest -n 2 tests/unit tests/integration $(ARGS)
-	$(BIN)/pytest tests/acceptance $(ARGS)
+	$(BIN)/pytest -n 3 --dist worksteal -m "not alone" $(ARGS)
+	$(BIN)/pytest -m alone $(ARGS)
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.servers.emulator import EmulatorProcess, running_emulator
@@ -56,6 +57,7 @@ class Attempt:
         return self.calls[SLOW]["throttled"] == 0 and self.calls[SLOW]["answered"] >= 0.95 * ALLOWED[SLOW]
 
 
+@pytest.mark.alone
 def test_three_workers_make_the_calls_that_are_allowed_and_hardly_one_is_refused(tmp_path: Path):
     # given
     Image.new("RGB", (384, 384), "white").save(tmp_path / "mug.png")
