@@ -35,11 +35,11 @@ lock: .venv/installed-dev
 	@touch $@
 
 .venv/installed: .venv/pip pyproject.toml constraints.txt
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e .
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e .
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet -c constraints.txt -e . --group dev
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --compile-bytecode -c constraints.txt -e . --group dev
 	@touch $@
 
 clean:
