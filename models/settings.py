@@ -213,7 +213,7 @@ class Settings(BaseModel):
     )
     lookahead_s: Annotated[
         float, Field(alias="PACKSHOT_LOOKAHEAD_S", gt=0, le=60, description="seconds of work handed out in advance")
-    ] = 1.5  # what is handed out has its slot already, so this bounds how soon a new priority or budget shows
+    ] = 1.0  # what is handed out has its slot already, so this bounds how soon a new priority or budget shows
     keep_metadata: Annotated[
         bool, Field(alias="PACKSHOT_KEEP_METADATA", description="send EXIF and the like instead of stripping it")
     ] = False
