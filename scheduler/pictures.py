@@ -13,30 +13,32 @@ import hashlib
 import ipaddress
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from models.edit import Picture
+from models.pictures import BYTES_MAX, DEEP, HEAD_BYTES, LARGE_PX, MIMES, PIXELS_MAX, kind_of, orientation_of
 from scheduler.problems import quoted
 
-BYTES_MAX = 10 * 1024 * 1024  # reference, section 3
-PIXELS_MAX = 80_000_000  # a decompression bomb, not a photo: larger than any camera's file below 10 MB
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-MIMES = {f"image/{name.lower()}": name for name in FORMATS} | {"image/jpg": "JPEG", "image/x-ms-bmp": "BMP"}
+NAMED = {mime: kind for kind, mime in MIMES.items()} | {"image/jpg": "JPEG", "image/x-ms-bmp": "BMP"}
 SPELL_MAX = 100
-SIDE_MIN_PX = 384
-SIDE_MAX_PX = {"3.0": 2048}  # by family; advice, not a rule
-SIDE_MAX_PX_ELSE = 3072
 
-# Pillow warns of large pictures on stderr, one line each; PIXELS_MAX is stricter and speaks in problems instead.
+# Pillow warns on stderr, one line each: of large pictures, where PIXELS_MAX is stricter and speaks in problems instead,
+# and of metadata in disorder, which are not sent.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -188,15 +190,16 @@ def is_private(host: str) -> bool:
 def see_data(text: str) -> Seen:
     head, comma, body = text.partition(",")
     mime, _, coding = head.removeprefix("data:").partition(";")
-    if not comma or coding != "base64" or mime.lower() not in MIMES:
+    if not comma or coding != "base64" or mime.lower() not in NAMED:
         return Seen(Picture("data:"), "", wrong=("not a picture as a data: URI", "write data:image/png;base64,..."))
     try:
         content = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         return Seen(Picture("data:"), "", wrong=("the data: URI is not whole Base64", "encode the picture again"))
     seen = _judge(content, text, "the data: URI", "")
-    if seen.wrong is None and _format(content) != MIMES[mime.lower()]:
-        real = _format(content).lower()
+    kind = kind_of(content[:HEAD_BYTES]) or ""
+    if seen.wrong is None and kind != NAMED[mime.lower()]:
+        real = kind.lower()
         return Seen(seen.picture, "", wrong=(f"the data: URI says {mime} and holds {real}", f"write image/{real}"))
     return seen
 
@@ -224,19 +227,24 @@ def _judge(content: bytes, ref: str, name: str, stem: str) -> Seen:
         return _too_large(picture, stem, name, len(content))
     if not content:
         return Seen(picture, stem, wrong=(f"{name} is empty", "copy the picture again"))
+    kind = kind_of(content[:HEAD_BYTES])
+    if kind is None:
+        return Seen(picture, stem, wrong=(f"{name} is {_kind(content)}", "save it as JPG or PNG"))
     try:
-        with Image.open(BytesIO(content), formats=FORMATS) as image:
+        with Image.open(BytesIO(content), formats=[kind]) as image:
             width, height = image.size
             if width * height > PIXELS_MAX:
                 wrong = (f"{name} unfolds to {width}x{height} px", f"write a picture of at most {PIXELS_MAX:,} px")
                 return Seen(picture, stem, width, height, wrong)
-            if image.format == "JPEG":
+            if kind == "JPEG":
                 image.draft(None, (max(1, width // 8), max(1, height // 8)))  # reads it all, computes an eighth
-            image.load()
-            if _lies_on_its_side(image):
-                width, height = height, width
-    except UnidentifiedImageError:
-        return Seen(picture, stem, wrong=(f"{name} is {_kind(content)}", "save it as JPG or PNG"))
+            with _room_for(image, width * height):
+                image.load()
+            if image.mode in DEEP:
+                wrong = (f"{name} has 32 bits a sample", "save it with 8 or 16 bits")
+                return Seen(picture, stem, width, height, wrong)
+            if kind != "TIFF" and orientation_of(image.info.get("exif", b"")) in (5, 6, 7, 8):
+                width, height = height, width  # Pillow turns TIFF by itself
     except Image.DecompressionBombError:
         wrong = (f"{name} unfolds to far too many pixels", f"write a picture of at most {PIXELS_MAX:,} px")
         return Seen(picture, stem, wrong=wrong)
@@ -246,21 +254,16 @@ def _judge(content: bytes, ref: str, name: str, stem: str) -> Seen:
     return Seen(picture, stem, width, height)
 
 
-def _lies_on_its_side(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # noqa: BLE001 - metadata in disorder says nothing against the picture
-        return False
+def _room_for(image: Image.Image, pixels: int) -> AbstractContextManager[Any]:
+    """Of what takes much memory, one at a time: a JPEG read at an eighth does not, unless it is progressive."""
+    if not image.info.get("progressive"):
+        pixels = image.width * image.height
+    return _one_large if pixels > LARGE_PX else nullcontext()
 
 
 def _too_large(picture: Picture, stem: str, name: str, size: int) -> Seen:
     megabytes = size / 1024 / 1024
     return Seen(picture, stem, wrong=(f"{name} has {megabytes:.1f} MB, and 10 MB is the most", "save it smaller"))
-
-
-def _format(content: bytes) -> str:
-    with Image.open(BytesIO(content), formats=FORMATS) as image:
-        return "JPEG" if image.format == "MPO" else str(image.format)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,11 +14,12 @@ from typing import Any, TypeAlias
 
 from models.catalogue import GRID_PX, Model, SizeRule, did_you_mean, parse_size
 from models.edit import Edit, derive_seed
+from models.pictures import SIDE_MAX_PX, SIDE_MAX_PX_ELSE, SIDE_MIN_PX
 from models.settings import Settings
 from scheduler import fields, template, values
 from scheduler.destinations import Claims, keys
 from scheduler.manifest import OWN_PROMPT, Manifest, Recipe
-from scheduler.pictures import SIDE_MAX_PX, SIDE_MAX_PX_ELSE, SIDE_MIN_PX, Album, Seen
+from scheduler.pictures import Album, Seen
 from scheduler.planned import PlannedRow
 from scheduler.problems import Cell, Problems, quoted
 from scheduler.sources import Row

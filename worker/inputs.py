@@ -13,8 +13,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,24 +21,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
-from PIL import Image, ImageOps
 
 from models.edit import Edit, Picture
 from models.errors import NotSent, PictureError
+from models.pictures import BYTES_MAX, HEAD_BYTES, MIMES, kind_of
 from models.settings import Settings
-from worker import metadata
-from worker.metadata import Cut, NotWhole
+from worker import anew, metadata
+from worker.disk import reading, temporary, writing
+from worker.metadata import Cut
+from worker.tiff import SaveAnew
 
-MAX_BYTES = 10 * 1024 * 1024  # of one picture
 INLINE_EACH = 7_000_000
 INLINE_TOGETHER = 11_000_000
 CHUNK = 3 * 64 * 1024  # a multiple of 3, so that every chunk is whole Base64
-MAX_PX = 100_000_000
-
-# Tags of a TIFF file that tell about people, places and machines; those that describe the picture itself stay.
-_TELLING = {270, 271, 272, 305, 306, 315, 316, 700, 33432, 33723, 34377, 34665, 34853}
-_ORIENTATION = 0x0112
-_decoding = threading.BoundedSemaphore(2)  # a decoded picture is 30 times its file: two at once, not a thousand
 
 Upload = Callable[["LocalPicture"], str]
 
@@ -58,7 +51,7 @@ class LocalPicture:
 
     @property
     def mime(self) -> str:
-        return metadata.MIMES[self.kind]
+        return MIMES[self.kind]
 
     @property
     def sent_bytes(self) -> int:
@@ -95,10 +88,8 @@ class LocalPicture:
 
     def _blocks(self, count: int) -> Iterator[bytes]:
         while count > 0:
-            try:
+            with reading(self.name):
                 block = self.file.read(min(count, CHUNK))
-            except OSError as error:
-                raise PictureError("PictureUnreadable", f"{self.name}: {error.strerror}") from error
             if not block:
                 raise PictureError("PictureChanged", f"{self.name} became shorter while it was being sent")
             count -= len(block)
@@ -131,27 +122,24 @@ class Inputs:
                 return picture.ref
             return self._opened("a data: picture", stack.enter_context(BytesIO(data)), Picture(""), stack)
         if picture.ref.startswith("s3://"):
-            file = stack.enter_context(_temporary())
+            file = stack.enter_context(temporary())
             self._fetch(picture.ref, file)
             opened = self._opened(picture.ref, file, picture, stack)
-            _check_whole(opened)
+            anew.check_whole(opened.name, opened.file, opened.kind)
             return opened
         if not picture.is_local:
             return picture.ref
-        try:
+        with reading(picture.ref):
             file = stack.enter_context(Path(picture.ref).open("rb"))  # noqa: SIM115 - the stack closes it
-        except FileNotFoundError:
-            raise PictureError("PictureMissing", f"{picture.ref} is not there any more") from None
-        except OSError as error:
-            raise PictureError("PictureUnreadable", f"{picture.ref}: {error.strerror}") from error
         return self._opened(picture.ref, file, picture, stack)
 
     def _opened(self, name: str, file: BinaryIO, planned: Picture, stack: ExitStack) -> LocalPicture:
         size, sha256 = _measure(name, file)
         if planned.size not in (None, size) or planned.sha256 not in (None, sha256):
             raise PictureError("PictureChanged", f"{name} is not the file that was planned; plan the batch anew")
-        file.seek(0)
-        kind = metadata.kind_of(file.read(metadata.HEAD_BYTES))
+        with reading(name):
+            file.seek(0)
+            kind = kind_of(file.read(HEAD_BYTES))
         if kind is None:
             raise PictureError("PictureUnreadable", f"{name} is not a JPG, PNG, WEBP, GIF, BMP or TIFF picture")
         picture = LocalPicture(name, file, kind, size, sha256, [])
@@ -165,9 +153,12 @@ class Inputs:
                 count = 0
                 for block in body.iter_chunks(1 << 18):
                     count += len(block)
-                    if count > MAX_BYTES:
+                    if count > BYTES_MAX:
                         raise _too_large(ref)
-                    file.write(block)
+                    with writing():
+                        file.write(block)
+                with writing():
+                    file.flush()
             finally:
                 body.close()
         except ClientError as error:
@@ -177,73 +168,29 @@ class Inputs:
 
 
 def _without_metadata(picture: LocalPicture, stack: ExitStack) -> LocalPicture:
-    """By leaving out byte ranges where that is possible, else by saving it anew: turned, TIFF and GIF, odd files."""
+    """By leaving out byte ranges where that is possible, else by saving it anew: turned, in frames, odd files."""
     try:
-        picture.cuts = metadata.cuts(picture.file, picture.kind, picture.size)
-        if metadata.orientation(picture.file, picture.cuts) == 1 and not _tells(picture):
-            return picture
-    except NotWhole:
+        with reading(picture.name):
+            picture.cuts = metadata.cuts(picture.file, picture.kind, picture.size)
+            if metadata.orientation(picture.file, picture.cuts) == 1:
+                return picture
+    except SaveAnew:
         pass  # Pillow forgives some junk between blocks; what it cannot read either is refused there
-    file = stack.enter_context(_temporary())
-    kind = _save_anew(picture, file)
+    file = stack.enter_context(temporary())
+    kind = anew.save(picture.name, picture.file, picture.kind, file)
     size, sha256 = _measure(picture.name, file)
     return LocalPicture(picture.name, file, kind, size, sha256, [])
 
 
-def _tells(picture: LocalPicture) -> bool:
-    if picture.kind not in ("TIFF", "GIF"):
-        return False
-    with _image(picture) as image:
-        if picture.kind == "GIF":
-            return bool({"comment", "xmp"} & set(image.info))
-        tags = image.getexif()
-        return bool(_TELLING & set(tags)) or tags.get(_ORIENTATION, 1) != 1
-
-
-def _save_anew(picture: LocalPicture, file: BinaryIO) -> str:
-    """Upright and without metadata; colour profile kept. Returns the kind: TIFF and GIF become PNG."""
-    kind = picture.kind if picture.kind in ("JPEG", "WEBP") else "PNG"
-    quality: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95}}.get(kind, {})
-    with _decoding, _image(picture) as image:
-        upright = ImageOps.exif_transpose(image)
-        if kind == "PNG" and upright.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-            upright = upright.convert("RGB")
-        profile = image.info.get("icc_profile") if upright.mode == image.mode else None
-        upright.info = {k: v for k, v in upright.info.items() if k == "transparency"}
-        upright.save(file, kind, icc_profile=profile, **quality)
-    return kind
-
-
-def _check_whole(picture: LocalPicture) -> None:
-    """A picture nobody opened at planning is decoded once, small, before it is bought for."""
-    with _decoding, _image(picture) as image:
-        image.draft("RGB", (image.width // 8, image.height // 8))
-        image.load()
-
-
-@contextmanager
-def _image(picture: LocalPicture) -> Iterator[Image.Image]:
-    picture.file.seek(0)
-    try:
-        with Image.open(picture.file, formats=[picture.kind]) as image:
-            if image.width * image.height > MAX_PX:
-                raise PictureError("PictureTooLarge", f"{picture.name} has {image.width}x{image.height} pixels")
-            yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise PictureError("PictureUnreadable", f"{picture.name} is not a whole {picture.kind}: {error}") from error
-
-
 def _measure(name: str, file: BinaryIO) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
-    file.seek(0)
-    try:
+    with reading(name):
+        file.seek(0)
         while block := file.read(CHUNK):
             size += len(block)
-            if size > MAX_BYTES:
+            if size > BYTES_MAX:
                 raise _too_large(name)
             digest.update(block)
-    except OSError as error:
-        raise PictureError("PictureUnreadable", f"{name}: {error.strerror}") from error
     return size, digest.hexdigest()
 
 
@@ -259,13 +206,13 @@ def _too_much(sizes: list[int]) -> Iterator[int]:
 def _decoded(uri: str) -> bytes | None:
     """The bytes of a Base64 `data:` picture of a kind we know, else None: then it goes as it is."""
     head, _, data = uri.partition(",")
-    if not head.endswith(";base64") or len(data) > 4 * MAX_BYTES // 3 + 4:
+    if not head.endswith(";base64") or len(data) > 4 * BYTES_MAX // 3 + 4:
         return None
     try:
         decoded = base64.b64decode(data, validate=True)
     except ValueError:
         return None
-    return decoded if metadata.kind_of(decoded[: metadata.HEAD_BYTES]) else None
+    return decoded if kind_of(decoded[:HEAD_BYTES]) else None
 
 
 def _too_large(name: str) -> PictureError:
@@ -280,10 +227,6 @@ def _of_store(ref: str, error: ClientError) -> PictureError | NotSent:
     if status in (400, 401, 403):
         return PictureError("PictureForbidden", f"{ref} may not be read with these AWS settings ({code})")
     return NotSent("PictureUnavailable", f"{ref}: {code or status}")
-
-
-def _temporary() -> Any:
-    return tempfile.TemporaryFile(prefix="packshot-")
 
 
 def _shared_client(settings: Settings) -> Any:

@@ -1,9 +1,10 @@
 """What a picture file tells besides the picture, and how to leave it out without touching a pixel.
 
-JPEG, PNG and WEBP are containers: metadata are blocks with a length, so leaving them out is skipping byte ranges
-(`Cut`) while the file streams by. Kept is what decides colours: ICC profile, JFIF, Adobe's colour transform, gamma.
-Dropped is everything that is not known to be needed: EXIF with GPS and its thumbnail, XMP, IPTC, comments, maker's
-blocks, and what phones append after the picture's end. Reads headers only; holds no file in memory.
+Most kinds are containers: blocks with a length, so leaving one out is skipping a byte range (`Cut`) while the file
+streams by. Kept is only what is known to be needed for drawing, colours included (ICC profile, gamma, JFIF, Adobe's
+colour transform). All else goes, whether we know it or not: EXIF with GPS and thumbnails, XMP, IPTC, comments, maker's
+and private blocks, frames after the first (the provider draws that one alone), and whatever follows the picture's end.
+A file that cannot be had clean in this way is to be saved anew. Reads headers only; holds no file in memory.
 """
 
 from __future__ import annotations
@@ -14,26 +15,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-MIMES = {
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "WEBP": "image/webp",
-    "GIF": "image/gif",
-    "BMP": "image/bmp",
-    "TIFF": "image/tiff",
-}
-HEAD_BYTES = 16
+from models.pictures import orientation_of
+from worker import tiff
+from worker.tiff import SaveAnew, read
 
 _BLOCK = 1 << 20
-_PNG_DROPPED = {b"eXIf", b"tEXt", b"iTXt", b"zTXt", b"tIME"}
-_WEBP_DROPPED = {b"EXIF", b"XMP "}
-_WEBP_EXIF_FLAG, _WEBP_XMP_FLAG = 0x08, 0x04
+# Tables, frames and scans; the rest is applications' (E0-EF), comments (FE) or reserved.
+_JPEG_DRAWS = {*range(0xC0, 0xD0), *range(0xDA, 0xE0)}
+_JFIF, _ICC, _ADOBE = 0xE0, 0xE2, 0xEE
 # Inside JPEG's picture data: FF 00 is a byte, FF D0-D7 restarts, FF FF is padding; anything else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-
-
-class NotWhole(Exception):
-    """The file ends or breaks before its structure does. `str()` says where."""
+_PNG_DRAWS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"bKGD", b"sBIT", b"pHYs"}
+_PNG_COLOURS = {b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"mDCV", b"cLLI"}
+_WEBP_DRAWS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP"}
+_WEBP_FRAMES = {b"ANIM", b"ANMF"}
+_WEBP_EXIF_FLAG, _WEBP_XMP_FLAG = 0x08, 0x04
+_BMP_HEADERS = {40, 52, 56, 108, 124}
 
 
 @dataclass(frozen=True)
@@ -45,68 +42,63 @@ class Cut:
     instead: bytes = b""
 
 
-def kind_of(head: bytes) -> str | None:
-    """`JPEG`, `PNG`, ... by the file's first bytes; names of files and servers' words lie. None: not one we know."""
-    if head[:3] == b"\xff\xd8\xff":
-        return "JPEG"
-    if head[:8] == b"\x89PNG\r\n\x1a\n":
-        return "PNG"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
-    if head[:6] in (b"GIF87a", b"GIF89a"):
-        return "GIF"
-    if head[:2] == b"BM":
-        return "BMP"
-    if head[:4] in (b"II*\x00", b"MM\x00*"):
-        return "TIFF"
-    return None
-
-
 def cuts(file: BinaryIO, kind: str, size: int) -> list[Cut]:
-    """What to leave out, in file order; empty for kinds that carry their metadata otherwise. Raises NotWhole."""
-    finder = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp}.get(kind)
-    return list(finder(file, size)) if finder else []
+    """What to leave out, in file order. Raises SaveAnew where leaving out does not do."""
+    if kind == "TIFF":
+        tiff.check(file, size)
+        return []
+    finder = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif, "BMP": _bmp}[kind]
+    return sorted(finder(file, size), key=lambda cut: cut.start)
 
 
 def sent_size(size: int, left_out: list[Cut]) -> int:
     return size - sum(cut.end - cut.start - len(cut.instead) for cut in left_out)
 
 
-def _read(file: BinaryIO, at: int, count: int) -> bytes:
-    file.seek(at)
-    data = file.read(count)
-    if len(data) < count:
-        raise NotWhole(f"it ends at byte {at + len(data)} in the middle of a block")
-    return data
+def orientation(file: BinaryIO, left_out: list[Cut]) -> int:
+    """EXIF orientation 1..8 found in the blocks to be left out; 1 (upright) where there is none or it is broken."""
+    for cut in left_out:
+        file.seek(cut.start)
+        block = file.read(min(cut.end - cut.start, 1 << 16))
+        found = re.search(rb"^(?:\xff\xe1..Exif\x00\x00|....eXIf|EXIF....)", block, re.DOTALL)
+        if found:
+            return orientation_of(block[found.end() :])
+    return 1
 
 
 def _jpeg(file: BinaryIO, size: int) -> Iterator[Cut]:
     at = 2
     while True:
-        lead, marker = _read(file, at, 2)
+        lead, marker = read(file, at, 2)
         if lead != 0xFF or marker <= 0x01 or 0xD0 <= marker <= 0xD8:
-            raise NotWhole(f"no JPEG block at byte {at}")
+            raise SaveAnew(f"no JPEG block at byte {at}")
         if marker == 0xFF:  # padding before a marker
             at += 1
             continue
         if marker == 0xD9:
             break
-        (length,) = struct.unpack(">H", _read(file, at + 2, 2))
+        (length,) = struct.unpack(">H", read(file, at + 2, 2))
         end = at + 2 + length
-        if marker == 0xFE or (0xE0 <= marker <= 0xEF and not _needed(marker, file, at + 4, length - 2)):
-            yield Cut(at, end)
+        if marker not in _JPEG_DRAWS:
+            yield from _application(marker, file, at, end)
         at = _next_marker(file, end) if marker == 0xDA else end
     if at + 2 < size:  # a second picture, a film, a maker's trailer: each with metadata of its own
         yield Cut(at + 2, size)
 
 
-def _needed(marker: int, file: BinaryIO, at: int, length: int) -> bool:
-    start = _read(file, at, min(length, 12))
-    return (
-        (marker == 0xE0 and start[:5] == b"JFIF\x00")
-        or (marker == 0xE2 and start[:12] == b"ICC_PROFILE\x00")
-        or (marker == 0xEE and start[:5] == b"Adobe")
-    )
+def _application(marker: int, file: BinaryIO, at: int, end: int) -> Iterator[Cut]:
+    """Three kinds decide how the picture looks. Two of them have a fixed length; JFIF may add a thumbnail."""
+    start = read(file, at, min(end - at, 18))
+    if marker == _ICC and start[4:16] == b"ICC_PROFILE\x00":
+        return
+    if marker == _JFIF and start[4:9] == b"JFIF\x00" and len(start) == 18:
+        if end - at > 18 or start[16:] != b"\x00\x00":
+            yield Cut(at, end, b"\xff\xe0\x00\x10" + start[4:16] + b"\x00\x00")
+    elif marker == _ADOBE and start[4:9] == b"Adobe" and len(start) >= 16:
+        if end - at > 16:
+            yield Cut(at, end, b"\xff\xee\x00\x0e" + start[4:16])
+    else:
+        yield Cut(at, end)
 
 
 def _next_marker(file: BinaryIO, at: int) -> int:
@@ -118,18 +110,20 @@ def _next_marker(file: BinaryIO, at: int) -> int:
         if found:
             return at + found.start()
         if len(block) < 2:
-            raise NotWhole(f"its picture data has no end within {at + len(block)} bytes")
+            raise SaveAnew(f"its picture data has no end within {at + len(block)} bytes")
         at += len(block) - 1  # a marker may lie across the border
 
 
 def _png(file: BinaryIO, size: int) -> Iterator[Cut]:
     at = 8
     while True:
-        length, name = struct.unpack(">I4s", _read(file, at, 8))
+        length, name = struct.unpack(">I4s", read(file, at, 8))
         end = at + 12 + length
         if end > size:
-            raise NotWhole(f"its block {name!r} at byte {at} goes beyond the end")
-        if name in _PNG_DROPPED:
+            raise SaveAnew(f"its block {name!r} at byte {at} goes beyond the end")
+        if name not in _PNG_DRAWS | _PNG_COLOURS:
+            if not name[0] & 0x20:  # a capital: who does not know it cannot draw the picture
+                raise SaveAnew(f"block {name!r} at byte {at} is not known")
             yield Cut(at, end)
         at = end
         if name == b"IEND":
@@ -140,54 +134,77 @@ def _png(file: BinaryIO, size: int) -> Iterator[Cut]:
 
 def _webp(file: BinaryIO, size: int) -> Iterator[Cut]:
     """Also corrects the file's length and the flags that announce what was dropped."""
-    (inside,) = struct.unpack("<I", _read(file, 4, 4))
-    whole = min(inside + 8, size)
-    if inside + 8 > size:
-        raise NotWhole(f"it should have {inside + 8} bytes and has {size}")
+    (inside,) = struct.unpack("<I", read(file, 4, 4))
+    whole = inside + 8
+    if whole > size:
+        raise SaveAnew(f"it should have {whole} bytes and has {size}")
     dropped: list[Cut] = []
-    flags: Cut | None = None
     at = 12
     while at + 8 <= whole:
-        name, length = struct.unpack("<4sI", _read(file, at, 8))
+        name, length = struct.unpack("<4sI", read(file, at, 8))
         end = min(at + 8 + length + length % 2, whole)
+        if name in _WEBP_FRAMES:
+            raise SaveAnew("it holds several frames")
         if name == b"VP8X":
-            old = _read(file, at + 8, 1)[0]
+            old = read(file, at + 8, 1)[0]
             new = old & ~(_WEBP_EXIF_FLAG | _WEBP_XMP_FLAG)
-            flags = Cut(at + 8, at + 9, bytes([new])) if new != old else None
-        elif name in _WEBP_DROPPED:
+            if new != old:
+                yield Cut(at + 8, at + 9, bytes([new]))
+        elif name not in _WEBP_DRAWS:
             dropped.append(Cut(at, end))
         at = end
+    if at < whole:  # too short for a block
+        dropped.append(Cut(at, whole))
     if dropped:
         yield Cut(4, 8, struct.pack("<I", inside - sum(cut.end - cut.start for cut in dropped)))
-        if flags is not None:
-            yield flags
         yield from dropped
     if whole < size:
         yield Cut(whole, size)
 
 
-def orientation(file: BinaryIO, left_out: list[Cut]) -> int:
-    """EXIF orientation 1..8 found in the blocks to be left out; 1 (upright) where there is none or it is broken."""
-    for cut in left_out:
-        file.seek(cut.start)
-        block = file.read(min(cut.end - cut.start, 1 << 16))
-        found = re.search(rb"^(?:\xff\xe1..Exif\x00\x00|....eXIf|EXIF....(?:Exif\x00\x00)?)", block, re.DOTALL)
-        if found:
-            return _tiff_orientation(block[found.end() :])
-    return 1
+def _gif(file: BinaryIO, size: int) -> Iterator[Cut]:
+    """Up to the first frame, without its comments and applications' blocks; then the end."""
+    (flags,) = read(file, 10, 1)
+    at = 13 + _gif_colours(flags)
+    while (block := read(file, at, 1)) == b"!":
+        (label,) = read(file, at + 1, 1)
+        end = _gif_data_end(file, at + 2)
+        if label != 0xF9:  # how the next frame is drawn: its transparent colour
+            yield Cut(at, end)
+        at = end
+    if block != b",":
+        raise SaveAnew(f"no GIF frame at byte {at}")
+    (flags,) = read(file, at + 9, 1)
+    end = _gif_data_end(file, at + 10 + _gif_colours(flags) + 1)
+    file.seek(end)
+    if file.read(2) != b";":
+        yield Cut(end, size, b";")
 
 
-def _tiff_orientation(tiff: bytes) -> int:
-    order = {b"II*\x00": "<", b"MM\x00*": ">"}.get(tiff[:4])
-    try:
-        if order is None:
-            return 1
-        (at,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, at)
-        for entry in range(at + 2, at + 2 + 12 * count, 12):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
-            if tag == 0x0112:
-                return int(value) if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
+def _gif_colours(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _gif_data_end(file: BinaryIO, at: int) -> int:
+    while length := read(file, at, 1)[0]:
+        at += 1 + length
+    return at + 1
+
+
+def _bmp(file: BinaryIO, size: int) -> Iterator[Cut]:
+    """A plain one is header, palette, pixels. Anything else (gaps, profiles or links to them, RLE) is not parted."""
+    (begin, header) = struct.unpack("<II", read(file, 10, 8))
+    fields = struct.unpack("<iiHHIIiiI", read(file, 18, 32))
+    width, height, _, bits, packing, _, _, _, colours = fields
+    if header not in _BMP_HEADERS or packing not in (0, 3) or width <= 0:
+        raise SaveAnew("it is no plain BMP")
+    if header == 124 and any(read(file, 14 + 112, 8)):
+        raise SaveAnew("it holds a profile")
+    masks = 12 if header == 40 and packing == 3 else 0
+    palette = 4 * (colours or (1 << bits if bits <= 8 else 0))
+    end = begin + (width * bits + 31) // 32 * 4 * abs(height)
+    if begin != 14 + header + masks + palette or end > size:
+        raise SaveAnew("its pixels are not where they belong")
+    if end < size:
+        yield Cut(2, 6, struct.pack("<I", end))
+        yield Cut(end, size)

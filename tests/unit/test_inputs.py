@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import io
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from models.edit import Edit, Picture
 from models.errors import NotSent, PictureError
+from models.pictures import BYTES_MAX, MIMES, kind_of
 from models.settings import Settings
-from worker import inputs, metadata
+from worker import anew
 from worker.inputs import CHUNK, Inputs, LocalPicture
 
 SECRET = b"Secret Street 7"
@@ -58,11 +60,18 @@ def sent(*pictures, upload=no_upload, s3=None, **settings):
                 data = base64.b64decode(encoded, validate=True)
                 assert data == b"".join(item.chunks())
                 assert len(data) == item.sent_bytes
-                assert metadata.MIMES[metadata.kind_of(data[:16])] == item.mime
+                assert MIMES[kind_of(data[:16])] == item.mime
                 out.append(data)
             else:
                 out.append(item)
         return out
+
+
+def bitmap(size):
+    """A black BMP of about as many bytes."""
+    rows = (size - 54) // 3000
+    head = struct.pack("<2sIIIIiiHHIIiiII", b"BM", 54 + 3000 * rows, 0, 54, 40, 1000, rows, 1, 24, 0, 0, 0, 0, 0, 0)
+    return head + bytes(3000 * rows)
 
 
 def opened(data):
@@ -186,7 +195,7 @@ def test_half_a_picture_is_refused(name, kept, tmp_path):
 def test_a_tiff_that_tells_about_people_becomes_a_png(tmp_path):
     picture = saved(tmp_path / "a.tiff", exif=exif())
     (data,) = sent(picture)
-    assert metadata.kind_of(data[:16]) == "PNG"
+    assert kind_of(data[:16]) == "PNG"
     assert SECRET not in data
     assert opened(data).tobytes() == opened(Path(picture.ref).read_bytes()).tobytes()
 
@@ -201,7 +210,7 @@ def test_the_type_is_read_from_the_bytes_and_not_from_the_name(tmp_path):
     path = tmp_path / "a.jpg"
     gradient().save(path, format="PNG")
     (data,) = sent(planned(path))
-    assert metadata.kind_of(data[:16]) == "PNG"
+    assert kind_of(data[:16]) == "PNG"
 
 
 # -- the file that was planned ---------------------------------------------------------------------------------
@@ -244,7 +253,7 @@ def test_the_same_size_with_other_bytes_is_another_file(tmp_path):
 
 def test_more_than_ten_megabytes_are_refused(tmp_path):
     path = tmp_path / "a.bmp"
-    path.write_bytes(b"BM" + bytes(inputs.MAX_BYTES))
+    path.write_bytes(b"BM" + bytes(BYTES_MAX))
     assert refusal(planned(path)) == "PictureTooLarge"
 
 
@@ -268,7 +277,7 @@ def test_a_file_that_changes_while_it_streams_breaks_off_before_the_end(change, 
 
 
 def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(inputs, "MAX_PX", 1000)
+    monkeypatch.setattr(anew, "PIXELS_MAX", 1000)
     assert refusal(saved(tmp_path / "a.jpg", exif=exif(6))) == "PictureTooLarge"
 
 
@@ -309,7 +318,7 @@ def test_large_pictures_go_by_upload_largest_first(megabytes, uploaded, tmp_path
     pictures = []
     for number, size in enumerate(megabytes):
         path = tmp_path / f"{number}.bmp"
-        path.write_bytes(b"BM" + bytes(int(size * 1e6) - 2))
+        path.write_bytes(bitmap(int(size * 1e6)))
         pictures.append(planned(path))
     out = sent(*pictures, upload=lambda picture: f"oss://{Path(picture.name).name}")
     assert [number for number, item in enumerate(out) if isinstance(item, str)] == uploaded
@@ -317,7 +326,7 @@ def test_large_pictures_go_by_upload_largest_first(megabytes, uploaded, tmp_path
 
 def test_a_picture_is_never_held_whole(tmp_path):
     path = tmp_path / "a.bmp"
-    path.write_bytes(b"BM" + bytes(6_900_000))
+    path.write_bytes(bitmap(6_900_000))
     edit = Edit("qwen-image-2.0", (planned(path),), "x")
     tracemalloc.start()
     with Inputs(Settings()).prepare(edit, no_upload) as (ready,):

@@ -5,6 +5,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
+from models.pictures import BYTES_MAX, MIMES
 from scheduler import pictures
 from scheduler.pictures import Album, look, see_data, wrong_url
 
@@ -15,7 +16,7 @@ def picture(form="JPEG", size=(400, 500), **options):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("form", pictures.FORMATS)
+@pytest.mark.parametrize("form", MIMES)
 def test_every_format_is_known_by_its_bytes_whatever_the_name_says(form, tmp_path):
     path = tmp_path / "photo.txt"
     path.write_bytes(picture(form))
@@ -51,7 +52,7 @@ def test_a_picture_cut_off_in_the_middle_is_told(form, tmp_path):
         (b"<svg xmlns=''>", "an SVG"),
         (b"<!DOCTYPE html><html>", "a web page"),
         (b"\0\0\0\x18ftypheic" + b"\0" * 40, "HEIC"),
-        (b"x" * (pictures.BYTES_MAX + 1), "10.0 MB, and 10 MB is the most"),
+        (b"x" * (BYTES_MAX + 1), "10.0 MB, and 10 MB is the most"),
     ],
 )
 def test_what_is_no_picture_is_told_in_words(content, says, tmp_path):
@@ -65,6 +66,26 @@ def test_a_decompression_bomb_is_not_unfolded(tmp_path):
     Image.new("1", (15_000, 15_000)).save(tmp_path / "larger.png")
     assert "unfolds to" in look(str(tmp_path / "bomb.png")).wrong[0]
     assert "unfolds to" in look(str(tmp_path / "larger.png")).wrong[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "alone"), [("PNG", {}, 1), ("JPEG", {}, 0), ("JPEG", {"progressive": True}, 1)]
+)
+def test_of_pictures_that_unfold_to_much_only_one_is_open_at_a_time(form, options, alone, tmp_path, monkeypatch):
+    entered = []
+
+    class Lock:
+        def __enter__(self):
+            entered.append(1)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(pictures, "_one_large", Lock())
+    monkeypatch.setattr(pictures, "LARGE_PX", 100_000)
+    (tmp_path / "a").write_bytes(picture(form, **options))
+    assert look(str(tmp_path / "a")).wrong is None
+    assert len(entered) == alone
 
 
 def test_a_pipe_does_not_keep_us_waiting(tmp_path):
