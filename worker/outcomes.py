@@ -52,6 +52,20 @@ TABLE: tuple[Line, ...] = (
         "the request's end is only sent after all pictures proved to be the planned ones",
     ),
     Line(
+        "PictureUnavailable",
+        "the store or the disk that an input picture lies on does not answer",
+        "not sent",
+        NotSent,
+        "the request's end is only sent after all pictures were read",
+    ),
+    Line(
+        "NoRoom",
+        "this machine has no room, on disk or in memory, to make a picture ready",
+        "not sent",
+        NotSent,
+        "pictures are made ready before the call",
+    ),
+    Line(
         "UploadFailed",
         "the temporary upload of a large picture fails",
         "not sent",

@@ -13,6 +13,7 @@ import os
 import random
 import socket
 import ssl
+import tempfile
 import threading
 import time
 import tracemalloc
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from PIL import Image
 
 from models.edit import Edit, Picture
@@ -139,6 +141,28 @@ def _(tmp_path: Path, _: pytest.MonkeyPatch) -> Iterator[tuple[Provider, Edit]]:
 
     with serve(behave) as server, provider(server.url) as made:
         yield made, an_edit(photo)
+
+
+@scenario("PictureUnavailable")
+def _(_: Path, __: pytest.MonkeyPatch) -> Iterator[tuple[Provider, Edit]]:
+    class Store:
+        def get_object(self, **_: Any) -> Any:
+            raise EndpointConnectionError(endpoint_url="http://store")
+
+    with serve(answering(200, GOOD)) as server:
+        known = settings(server.url)
+        with contextlib.closing(Provider(known, inputs=Inputs(known, s3=Store))) as made:
+            yield made, an_edit(Picture("s3://shop/mug.jpg"))
+        assert server.connections == 0
+
+
+@scenario("NoRoom")
+def _(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Provider, Edit]]:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.tif", software="says too much")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with serve(answering(200, GOOD)) as server, provider(server.url) as made:
+        yield made, an_edit(Picture(str(tmp_path / "a.tif")))
+        assert server.connections == 0
 
 
 @scenario("UploadFailed")
