@@ -101,17 +101,18 @@ class Answer:
 
     @property
     def pictures(self) -> int:
-        """Pictures billed: the provider's own count where it gives one, else what it delivered."""
+        """Pictures billed: the provider's own count, but never fewer than it delivered."""
         for name in ("image_count", "output_image_count"):
             count = self.usage.get(name)
             if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= PICTURES_MAX:
-                return count
+                return max(count, len(self.urls))
         return len(self.urls)
 
     @property
     def area_px(self) -> int | None:
         """Area of one delivered picture as the usage states it, or None."""
-        for width, height in (("width", "height"), ("output_width", "output_height")):
-            if isinstance(self.usage.get(width), int) and isinstance(self.usage.get(height), int):
-                return int(self.usage[width]) * int(self.usage[height])
+        for names in (("width", "height"), ("output_width", "output_height")):
+            width, height = (self.usage.get(name) for name in names)
+            if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
+                return width * height
         return None

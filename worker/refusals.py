@@ -1,7 +1,8 @@
 """What each code of the provider means: one entry per line of its error page, looked up by code, then by message.
 
 A code is the provider's word that this call bought nothing: billing counts delivered pictures. So every entry becomes
-some `Refused`, and the entry only decides whether, when and how often the same call is worth another try.
+some `Refused`, and the entry only decides whether, when and how often the same call is worth another try. A code that
+the page does not know is taken for the provider's only where the status says that the request itself was turned away.
 Codes are compared without regard to case; where one code means several things the message decides.
 Waits and numbers of tries are the provider's advice where it gives any, else "usually recovers within one minute".
 """
@@ -26,6 +27,7 @@ class Refusal:
     wait_s:  shortest wait before another try
     tries:   how many tries in all; None leaves it to the setting
     advice:  what a person should do
+    exact:   counts only as it is spelled here, since gateways have a code that differs in case alone
     """
 
     code: str
@@ -37,10 +39,24 @@ class Refusal:
     advice: str = ""
     aliases: tuple[str, ...] = ()
     kind: Literal["rate", "burst", "quota"] = "rate"
+    exact: bool = False
 
     def fits(self, code: str, message: str) -> bool:
+        if self.exact:
+            return code == self.code
         names = (self.code, *self.aliases)
         return any(_same(name, code) for name in names) and bool(re.search(self.pattern, message, re.IGNORECASE))
+
+
+def is_final(code: str, message: str, http_status: int) -> bool:
+    """Is a code under this status the provider's word that nothing was bought?
+
+    One of the provider's own is, whatever the status. Any other is, where the request was turned away for what it is
+    (4xx); a gateway that gave up waiting says 408 or 499, one that lost the answer 5xx, and neither knows.
+    """
+    if find(code, message) is not None:
+        return True
+    return 400 <= http_status < 500 and http_status not in (408, 499)
 
 
 def explain(
@@ -89,6 +105,8 @@ def _same(name: str, code: str) -> bool:
 def _by_status(code: str, http_status: int) -> Refusal:
     if http_status == 429:
         return Refusal(code, (429,), Throttled, wait_s=UNKNOWN_WAIT_S)
+    if http_status == 401:
+        return Refusal(code, (401,), AccountStopped, advice=_SET_KEY)
     if 400 <= http_status < 500:
         return Refusal(code, (http_status,), Rejected)
     return Refusal(code, (http_status,), Transient, wait_s=UNKNOWN_WAIT_S)
@@ -241,7 +259,8 @@ REFUSALS: tuple[Refusal, ...] = (
         wait_s=30,
         tries=3,
         advice="the picture is too large or the edit too complex for the time given; ask for a smaller size",
+        exact=True,  # RequestTimeout is any gateway's word for 408
     ),
     Refusal("ModelServingError", (500, 503), Transient, wait_s=30),
-    Refusal("ModelUnavailable", (503,), Transient, wait_s=30, aliases=("ServiceUnavailable",)),
+    Refusal("ModelUnavailable", (503,), Transient, wait_s=30),
 )

@@ -37,7 +37,6 @@ from models.errors import (
     Rejected,
     SettingsError,
     Throttled,
-    Transient,
 )
 from models.settings import Settings
 from tests.servers import misbehaving
@@ -356,7 +355,12 @@ on_the_wire("GatewayPage", answering(503, b"upstream connect error", {"Content-T
 on_the_wire("GatewayPage", answering(200, b"[1, 2]", {"Content-Type": "application/json"}))
 on_the_wire("NotAnAnswer", answering(200, {"status": "ok"}))
 on_the_wire("NotAnAnswer", answering(500, {"message": "no code"}))
+on_the_wire("NotAnAnswer", answering(200, {"output": {"task_status": "PENDING", "task_id": "t"}}))
+on_the_wire("NotAnAnswer", answering(502, {"error": {"code": 502}}))
+on_the_wire("ForeignCode", answering(504, {"code": "GatewayTimeout", "message": "m", "request_id": "r"}))
+on_the_wire("ForeignCode", answering(408, {"code": "RequestTimeout", "message": "m"}))
 on_the_wire("CountedButMissing", answering(200, pictures(counted=1)))
+on_the_wire("CountedButMissing", answering(500, {"code": "InternalError.Upload", "usage": {"image_count": 2}}))
 on_the_wire("RequestTooLarge", answering(413, b"<html>413 Request Entity Too Large</html>"))
 on_the_wire("GatewayThrottled", answering(429, b"<html>slow down</html>"))
 for status in (301, 302, 307, 308):
@@ -572,7 +576,7 @@ def test_the_provider_s_own_words_and_ids_are_kept():
 
 
 def test_a_code_that_nobody_knows_is_judged_by_its_status():
-    for status, expected in ((400, Rejected), (429, Throttled), (500, Transient), (200, Transient)):
+    for status, expected in ((400, Rejected), (401, AccountStopped), (429, Throttled), (500, OutcomeUnknown)):
         behaviour = answering(status, {"code": "Brand.New", "message": "m"})
         with serve(behaviour) as server, provider(server.url) as made, pytest.raises(expected):
             made.edit(an_edit(), region=REGION, attempt="1")

@@ -87,9 +87,9 @@ def test_a_seed_is_the_same_for_the_same_content_another_for_each_round_and_alwa
 @pytest.mark.parametrize(
     ("usage", "pictures"),
     [
-        ({"image_count": 1}, 1),
+        ({"image_count": 1}, 2),
         ({"output_image_count": 3, "input_image_count": 9}, 3),
-        ({"image_count": 0}, 0),
+        ({"image_count": 0}, 2),
         ({}, 2),
         ({"image_count": "1"}, 2),
         ({"image_count": True}, 2),
@@ -97,7 +97,7 @@ def test_a_seed_is_the_same_for_the_same_content_another_for_each_round_and_alwa
         ({"image_count": PICTURES_MAX + 1}, 2),
     ],
 )
-def test_the_providers_count_is_billed_where_it_is_a_count_and_else_what_came(usage, pictures):
+def test_the_providers_count_is_billed_where_it_is_a_count_and_never_less_than_what_came(usage, pictures):
     assert Answer("r", ("https://a/1.png", "https://a/2.png"), usage).pictures == pictures
 
 
