@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from models.edit import Answer
 from models.ledger import Hold
-from models.tables import attempts, objects, outputs, rows
+from models.tables import attempts, fit, objects, outputs, rows
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def add(tx: Connection, attempt_id: int, hold: Hold, answer: Answer, *, url_life
                     "batch_id": hold.batch_id,
                     "job_id": hold.job_id,
                     "number": number,
-                    "url": url,
+                    "url": fit(url),  # an address that no database takes must not cost the pictures beside it
                     "expires_at": now + timedelta(seconds=url_life_s),
                 }
                 for number, url in enumerate(answer.urls, start=1)

@@ -5,6 +5,7 @@ Amounts are integer micro-units, times are UTC. `url` in `outputs` is a signed a
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,6 +69,36 @@ class Words(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else fit(value, self.length)
+
+
+DEPTH_MAX = 8  # of what others wrote as JSON; deeper, nobody reads it
+
+
+class Told(TypeDecorator[Any]):
+    """JSON that others wrote, such as an answer's usage: kept as far as every database takes it instead of refused."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return _plain(value, DEPTH_MAX)
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """Without NaN and infinity, which JSON has no word for, odd characters, and endless nesting."""
+    match value:
+        case str():
+            return fit(value)
+        case float():
+            return value if math.isfinite(value) else None
+        case dict() if depth:
+            return {fit(str(name)): _plain(part, depth - 1) for name, part in value.items()}
+        case list() if depth:
+            return [_plain(part, depth - 1) for part in value]
+        case dict() | list():
+            return None
+        case _:
+            return value
 
 
 REASON_MAX = 200
@@ -182,7 +213,7 @@ attempts = Table(
     Column("code", Words(120)),
     Column("message", Words()),
     Column("pictures", Integer, nullable=False, default=0),
-    Column("usage", JSON),
+    Column("usage", Told),
     UniqueConstraint("job_id", "hold"),
     Index("ix_attempts_batch_id_outcome", "batch_id", "outcome"),
     Index("ix_attempts_batch_id_opened_at", "batch_id", "opened_at"),
@@ -203,7 +234,7 @@ outputs = Table(
     Column("width", Integer),
     Column("height", Integer),
     Column("stored_at", Moment),  # when every row's copy was stored and verified
-    Column("lost", String(120)),  # why it can never be stored
+    Column("lost", Words(120)),  # why it can never be stored
     UniqueConstraint("attempt_id", "number"),
     Index("ix_outputs_waiting", "batch_id", "stored_at", "expires_at"),
 )
