@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import structlog
+
 from models.database import Database
 from models.settings import Settings
 from worker.build import build_executor
+
+log = structlog.get_logger()
 
 
 class EmbeddedBroker:
@@ -54,4 +58,6 @@ class EmbeddedBroker:
     def _forget(self, future: Future[None]) -> None:
         with self._lock:
             self._under_way.discard(future)
+        if error := future.exception():  # the claim stays; it is found when its lease ends, or by the next run
+            log.error("a job's thread broke off; the ledger tells how far it came", exc_info=error)
         self._finished.set()
