@@ -9,6 +9,7 @@ PackshotError
 |-- LedgerUnavailable        the database cannot be used now (locked, not migrated, gone)
 |-- CallError                one call of the provider brought no pictures
 |   |-- NotSent              the request never left whole       again: yes   cost: no
+|   |   `-- Unsendable       by a fault of our own              again: no    cost: no
 |   |-- OutcomeUnknown       sent, then no answer               again: ask   cost: maybe
 |   `-- Refused              the provider's own word            cost: no
 |       |-- Throttled        too fast                           again: yes, and it is not counted as a try
@@ -85,6 +86,12 @@ class CallError(PackshotError):
 
 class NotSent(CallError):
     retryable = True
+
+
+class Unsendable(NotSent):
+    """An error nobody expected, before the request's end was out: the same request would meet it again."""
+
+    retryable = False
 
 
 class OutcomeUnknown(CallError):

@@ -67,9 +67,18 @@ def _amount(text: str) -> str:
 
 
 def _http_url(text: str) -> str:
+    text = text.strip()
     if not text.startswith(("http://", "https://")) or not text.partition("://")[2].strip("/"):
         raise ValueError(f"{text!r} is not an address; write https://host/api/v1")
     return text.rstrip("/")
+
+
+def _workspace(text: str) -> str | None:
+    """It goes into a host's name and a header."""
+    text = text.strip()
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", text):
+        raise ValueError(f"{text!r} is not a workspace's id; copy it from the Model Studio console, as llm-abc123")
+    return text or None
 
 
 def parse_share(text: str) -> tuple[Decimal | None, int | None]:
@@ -197,7 +206,13 @@ class Settings(BaseModel):
         int, Field(alias="PACKSHOT_CONCURRENCY", ge=1, le=2000, description="calls under way at once in one process")
     ] = 64
     max_tries: Annotated[
-        int, Field(alias="PACKSHOT_MAX_TRIES", ge=1, le=20, description="tries of a job before it is failed")
+        int,
+        Field(
+            alias="PACKSHOT_MAX_TRIES",
+            ge=1,
+            le=20,
+            description="tries of a job before it is failed; what never left the house has more",
+        ),
     ] = 5
     max_wait_s: Annotated[
         float, Field(alias="PACKSHOT_MAX_WAIT_S", gt=0, le=3600, description="longest pause before trying again")
@@ -230,7 +245,9 @@ class Settings(BaseModel):
         Field(alias="DASHSCOPE_HTTP_BASE_URL", description="overrides the region's host"),
     ] = None
     workspace_id: Annotated[
-        str | None, Field(alias="DASHSCOPE_WORKSPACE_ID", description="uses the workspace's own host")
+        str | None,
+        AfterValidator(lambda v: v if v is None else _workspace(v)),
+        Field(alias="DASHSCOPE_WORKSPACE_ID", description="uses the workspace's own host"),
     ] = None
 
     aws_endpoint_url: Annotated[

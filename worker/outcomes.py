@@ -29,6 +29,7 @@ from models.errors import (
     Rejected,
     Throttled,
     Transient,
+    Unsendable,
 )
 
 
@@ -84,6 +85,13 @@ TABLE: tuple[Line, ...] = (
         "not sent",
         NotSent,
         "the server cannot carry out a request of which it has not seen the end",
+    ),
+    Line(
+        "Unsendable",
+        "an error of our own while the request is prepared or sent, before its end is out",
+        "not sent",
+        Unsendable,
+        "as above, and the same request would meet the same error again",
     ),
     Line("Reset", "the connection is reset after sending", "unknown", OutcomeUnknown, "the edit may have been drawn"),
     Line("Closed", "the server closes without answering", "unknown", OutcomeUnknown, "the edit may have been drawn"),

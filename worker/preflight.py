@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from models import catalogue
 from models.errors import CallError, PackshotError, Rejected, Throttled, Transient
 from models.settings import Settings
 
@@ -35,24 +36,43 @@ class ProviderNotReady(PackshotError):
     """The provider cannot be used as things are: a wrong key, address or account. Nothing was bought."""
 
 
-def check_provider(settings: Settings, region: str) -> None:
+def check_provider(settings: Settings, region: str, models: Sequence[str] = ()) -> None:
     """Ask the provider something free, so that a wrong key or address is one sentence and not ten thousand failures.
 
+    models: those to be bought of. Without any it is asked about one that the region has, and that the workspace may
+            not use it is no matter: whoever says so has taken the key.
     Raises ProviderNotReady. What only speaks against the question itself is let pass: the calls will tell.
     """
     from worker.provider import Provider
 
     provider = Provider(settings)
     try:
-        provider.check_key(region)
-    except (Rejected, Transient, Throttled):
-        return
-    except CallError as error:
-        advice = getattr(error, "advice", "") or "see that DASHSCOPE_HTTP_BASE_URL and the network are right"
-        url = settings.provider_url(region)
-        raise ProviderNotReady(f"{url}: {error.code}: {error.message}; {advice}; nothing was bought") from None
+        for model in models or [_offered(settings, region)]:
+            try:
+                provider.check_key(region, model)
+            except (Rejected, Transient, Throttled):
+                continue
+            except CallError as error:
+                if not models and error.code.casefold() in _OF_THE_MODEL:
+                    continue
+                advice = getattr(error, "advice", "") or "see that DASHSCOPE_HTTP_BASE_URL and the network are right"
+                url = settings.provider_url(region)
+                raise ProviderNotReady(f"{url}: {error.code}: {error.message}; {advice}; nothing was bought") from None
     finally:
         provider.close()
+
+
+_OF_THE_MODEL = ("model.accessdenied", "allocationquota.freetieronly")
+
+
+def _offered(settings: Settings, region: str) -> str:
+    """A model of the region that edits and is not retired."""
+    day = catalogue.today()
+    return next(
+        model.id
+        for model in settings.models.values()
+        if model.edits and region in model.regions and not model.retired_on(day)
+    )
 
 
 def read_object(settings: Settings, place: str, key: str) -> bytes:

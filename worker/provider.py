@@ -20,7 +20,7 @@ from urllib3 import BaseHTTPResponse, Timeout
 from urllib3.exceptions import HTTPError, LocationValueError
 
 from models.edit import Answer, Edit
-from models.errors import SettingsError
+from models.errors import PackshotError, SettingsError
 from models.settings import Settings
 from worker import answers, outcomes
 from worker.answers import Received
@@ -31,7 +31,6 @@ from worker.wire import Deadline, call_pool, until
 EDIT_PATH = "/services/aigc/multimodal-generation/generation"
 POLICY_PATH = "/uploads"
 ANSWER_MAX_BYTES = 1_000_000  # an answer is a few KB
-KEY_CHECK_MODEL = "qwen-image-2.0"
 _JSON = "application/json; charset=utf-8"
 
 
@@ -51,22 +50,31 @@ class Provider:
         """Buy one edit. attempt: our id of this call, sent along for both sides' logs.
 
         Raises NotSent, OutcomeUnknown, Refused, PictureError (nothing was sent), SettingsError (nothing was sent).
+        An error nobody expected is Unsendable as long as the request's end was not out; else it comes as it is.
         """
-        headers = self._headers() | {"Content-Type": _JSON, "x-packshot-attempt": attempt}
-        url = self._settings.provider_url(region) + EDIT_PATH
-        deadline = Deadline.after(self._settings.call_timeout_s, self._clock)
-        upload = partial(self._uploads.put, region=region, model=edit.model, deadline=deadline)
-        with self._inputs.prepare(edit, upload) as pictures:
-            letter = Letter(edit, pictures)
-            if any(isinstance(picture, str) and picture.startswith("oss://") for picture in pictures):
-                headers["X-DashScope-OssResourceResolve"] = "enable"
-            received = self._exchange("POST", url, headers, letter, deadline)
+        letter: Letter | None = None
+        try:
+            headers = self._headers() | {"Content-Type": _JSON, "x-packshot-attempt": attempt}
+            url = self._settings.provider_url(region) + EDIT_PATH
+            deadline = Deadline.after(self._settings.call_timeout_s, self._clock)
+            upload = partial(self._uploads.put, region=region, model=edit.model, deadline=deadline)
+            with self._inputs.prepare(edit, upload) as pictures:
+                letter = Letter(edit, pictures)
+                if any(isinstance(picture, str) and picture.startswith("oss://") for picture in pictures):
+                    headers["X-DashScope-OssResourceResolve"] = "enable"
+                received = self._exchange("POST", url, headers, letter, deadline)
+        except PackshotError:
+            raise
+        except Exception as error:
+            if letter is not None and letter.handed_over:
+                raise  # it may have been paid; who called leaves it to a person
+            raise outcomes.broken("Unsendable", f"{type(error).__name__}: {error}") from error
         return answers.read_answer(received, handed_over=letter.handed_over)
 
-    def check_key(self, region: str) -> None:
-        """Prove host and key by a free question. Raises as `edit` does, OutcomeUnknown excepted."""
+    def check_key(self, region: str, model: str) -> None:
+        """Prove host and key by a free question about a model. Raises as `edit` does, OutcomeUnknown excepted."""
         deadline = Deadline.after(min(30.0, self._settings.call_timeout_s), self._clock)
-        self._policy(region, KEY_CHECK_MODEL, deadline)
+        self._policy(region, model, deadline)
 
     def close(self) -> None:
         self._pool.clear()

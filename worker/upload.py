@@ -17,7 +17,7 @@ from typing import Any
 from urllib3 import Timeout
 from urllib3.exceptions import HTTPError
 
-from models.errors import NotSent, PictureError
+from models.errors import NotSent, PictureError, Throttled
 from models.settings import Settings
 from worker.addresses import BlockedAddress, guarded_pool
 from worker.inputs import LocalPicture
@@ -80,7 +80,10 @@ class Uploads:
             policy, until = self._policies.get((region, model), ({}, 0.0))
         if deadline.clock() < until:
             return policy
-        policy = self._ask(region, model, deadline)
+        try:
+            policy = self._ask(region, model, deadline)
+        except Throttled as error:  # of the upload: a limit of its own, which says nothing of the model's
+            raise NotSent("UploadFailed", f"the upload is asked for too often: {error}") from error
         missing = [name for name in ("upload_dir", "upload_host", *_FIELDS.values()) if not policy.get(name)]
         if missing:
             raise NotSent("UploadFailed", f"the provider's upload policy lacks {', '.join(missing)}")

@@ -71,7 +71,7 @@ def agree(database: Database, plan: Plan, settings: Settings, *, rehearsal: bool
     if not rehearsal:
         check_daily_budget(settings, plan.currency)
         confirm(to_spend, plan.currency, settings, yes=yes)
-    check_provider(settings, plan.region)
+    check_provider(settings, plan.region, [quote.model for quote in plan.by_model])
     if found is None:
         keys = lambda: (key for block in plan.blocks() for row in block for key in row.destinations)  # noqa: E731
         check_destinations(settings, output, plan.batch, keys)
@@ -169,7 +169,7 @@ def again(
             need_key(settings, found.region)
         staged_or_not = rehearsal_settings(settings, found.region, []) if found.rehearsal else nullcontext(settings)
         with only_engine(database), staged_or_not as staged:
-            check_provider(staged, found.region)
+            check_provider(staged, found.region, found.models)
             check_destinations(staged, found.output, found.name, lambda: unstored_keys(database, found))
             count = _put_back(database, found, chosen, put_back, by)
             talk(f"{name}: {count:,} {status} jobs go again, at most {worst}")

@@ -25,6 +25,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from PIL import Image
 
+from models import catalogue
 from models.edit import Edit, Picture
 from models.errors import (
     AccountStopped,
@@ -44,6 +45,7 @@ from tests.servers.misbehaving import Behaviour, Peer, serve
 from worker import wire
 from worker.inputs import Inputs
 from worker.outcomes import LINES, TABLE
+from worker.preflight import ProviderNotReady, check_provider
 from worker.provider import Provider
 
 KEY = "sk-0123456789abcdef"
@@ -248,6 +250,23 @@ def _(_: Path, __: pytest.MonkeyPatch) -> Iterator[tuple[Provider, Edit]]:
         yield made, an_edit()
 
 
+@scenario("Unsendable")
+def _(_: Path, __: pytest.MonkeyPatch) -> Iterator[tuple[Provider, Edit]]:
+    with serve(answering(200, GOOD)) as server, provider(server.url) as made:
+        headers = made._headers()
+        made._headers = lambda: headers | {"X-Odd": "ключ"}  # type: ignore[method-assign]
+        yield made, an_edit()
+        assert server.requests == []
+
+
+@scenario("Unsendable")
+def _(_: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Provider, Edit]]:
+    with serve(answering(200, GOOD)) as server, provider(server.url) as made:
+        monkeypatch.setattr(made._inputs, "prepare", lambda *_: 1 // 0)
+        yield made, an_edit()
+        assert server.connections == 0
+
+
 def reset_while_reading(peer: Peer) -> None:
     peer.read_head()
     peer.reset()
@@ -417,6 +436,14 @@ def test_what_happens_on_the_wire_ends_as_the_table_says(key: str, number: int, 
                 assert outcome.code == key
 
 
+def test_an_error_nobody_expected_is_never_called_not_sent_once_the_request_is_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("worker.provider._received", lambda _: 1 // 0)
+    with serve(answering(200, GOOD)) as server, provider(server.url) as made:
+        with pytest.raises(ZeroDivisionError):
+            made.edit(an_edit(), region=REGION, attempt="1")
+        assert len(server.requests) == 1
+
+
 def kind_of(error: PackshotError) -> str:
     if isinstance(error, NotSent | PictureError):
         return "not sent"
@@ -545,6 +572,13 @@ def test_a_missing_or_impossible_key_is_said_before_anything_is_sent(key: str):
         assert key.strip() == "" or key not in str(caught.value)
 
 
+def test_a_workspace_with_a_line_s_end_is_sent_without_it():
+    with serve(answering(200, GOOD)) as server:
+        with provider(server.url, DASHSCOPE_WORKSPACE_ID=" llm-1\n") as made:
+            made.edit(an_edit(), region=REGION, attempt="1")
+        assert server.requests[0].headers["x-dashscope-workspace"] == "llm-1"
+
+
 def test_a_base_url_that_is_no_address_is_a_setting_to_correct():
     with provider("http://exa mple:99999/x") as made, pytest.raises(SettingsError, match="not an address"):
         made.edit(an_edit(), region=REGION, attempt="1")
@@ -603,9 +637,9 @@ def policy(host: str, expires_s: int = 300) -> dict[str, Any]:
 
 def test_the_key_is_proved_without_buying():
     with serve(answering(200, policy("http://x"))) as server, provider(server.url) as made:
-        made.check_key(REGION)
+        made.check_key(REGION, "qwen-image-3.0")
         (request,) = server.requests
-    assert request.line == "GET /api/v1/uploads?action=getPolicy&model=qwen-image-2.0 HTTP/1.1"
+    assert request.line == "GET /api/v1/uploads?action=getPolicy&model=qwen-image-3.0 HTTP/1.1"
     assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
@@ -616,14 +650,41 @@ def test_a_wrong_key_stops_the_batch_with_advice():
         provider(server.url) as made,
         pytest.raises(AccountStopped) as caught,
     ):
-        made.check_key(REGION)
+        made.check_key(REGION, "qwen-image-3.0")
     assert "DASHSCOPE_API_KEY" in caught.value.advice
 
 
 @pytest.mark.parametrize("behaviour", [answering(404, b"<html>nginx</html>"), reset_after_reading, cut_answer])
 def test_a_host_that_is_not_the_provider_is_named_and_nothing_is_unknown(behaviour: Behaviour):
     with serve(behaviour) as server, provider(server.url) as made, pytest.raises(NotSent):
-        made.check_key(REGION)
+        made.check_key(REGION, "qwen-image-3.0")
+
+
+MODEL_DENIED = answering(403, {"code": "Model.AccessDenied", "message": "no grant", "request_id": "r"})
+
+
+def asked_models(server: misbehaving.Server) -> list[str]:
+    return [request.line.partition("model=")[2].split()[0] for request in server.requests]
+
+
+def test_the_provider_is_asked_about_the_models_that_are_to_be_bought_of():
+    wanted = ["qwen-image-3.0", "qwen-image-2.1-pro"]
+    with serve(answering(200, policy("http://x"))) as server:
+        check_provider(settings(server.url), REGION, wanted)
+        assert asked_models(server) == wanted
+
+
+@pytest.mark.parametrize("region", catalogue.REGIONS)
+def test_without_a_batch_the_provider_is_asked_about_a_model_that_the_region_has(region: str):
+    with serve(MODEL_DENIED) as server:
+        check_provider(settings(server.url), region)  # no grant for that one: the key is proved all the same
+        (model,) = asked_models(server)
+    assert region in catalogue.CATALOGUE[model].regions
+
+
+def test_a_model_of_the_batch_that_the_key_may_not_use_is_told_before_anything_is_bought():
+    with serve(MODEL_DENIED) as server, pytest.raises(ProviderNotReady, match="grant"):
+        check_provider(settings(server.url), REGION, ["qwen-image-3.0"])
 
 
 class Oss:
@@ -696,6 +757,19 @@ def test_a_refused_upload_buys_nothing_and_tells_no_signature(tmp_path: Path):
         assert not any("generation" in request.line for request in server.requests)
     assert "c2lnbmF0dXJl" not in str(caught.value)
     assert "LTAI" not in str(caught.value)
+
+
+def test_an_upload_that_is_throttled_is_no_throttle_of_the_model(tmp_path: Path):
+    photos = a_photo(tmp_path, large=True), a_photo(tmp_path, large=True, name="two.bmp")
+    said = {"code": "Throttling.RateQuota", "message": "Requests rate limit exceeded.", "request_id": "r"}
+    with (
+        serve(answering(429, said)) as server,
+        provider(server.url) as made,
+        pytest.raises(NotSent, match=r"Throttling\.RateQuota") as caught,
+    ):
+        made.edit(an_edit(*photos), region=REGION, attempt="1")
+    assert caught.value.code == "UploadFailed"
+    assert not any("generation" in request.line for request in server.requests)
 
 
 def test_an_upload_host_on_our_own_network_is_refused(tmp_path: Path):

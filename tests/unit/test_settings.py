@@ -130,6 +130,10 @@ def test_a_misspelt_variable_is_pointed_out_and_what_is_not_ours_is_not():
         ("PACKSHOT_LOG", "loud", "is not a level; write debug, info, warning or error"),
         ("DASHSCOPE_HTTP_BASE_URL", "dashscope.aliyuncs.com", "is not an address; write https://host/api/v1"),
         ("DASHSCOPE_HTTP_BASE_URL", "https://", "is not an address"),
+        ("DASHSCOPE_WORKSPACE_ID", "llm 1", "'llm 1' is not a workspace's id; copy it from the Model Studio console"),
+        ("DASHSCOPE_WORKSPACE_ID", "llm-1\r\nX-Evil: 1", "is not a workspace's id"),
+        ("DASHSCOPE_WORKSPACE_ID", "ключ", "is not a workspace's id"),
+        ("DASHSCOPE_WORKSPACE_ID", "evil.example/", "is not a workspace's id"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_its_name_its_place_and_the_way_out(cwd, name, value, sentence):
@@ -137,6 +141,11 @@ def test_a_value_that_does_not_fit_is_refused_with_its_name_its_place_and_the_wa
 
     assert said.startswith(f"{name} (environment): ")
     assert sentence in said
+
+
+def test_blanks_around_a_workspace_s_id_are_not_of_it(cwd):
+    assert load(environ={"DASHSCOPE_WORKSPACE_ID": " llm-1\n"}, cwd=cwd).workspace_id == "llm-1"
+    assert load(environ={"DASHSCOPE_WORKSPACE_ID": " "}, cwd=cwd).workspace_id is None
 
 
 def test_a_lease_must_outlast_a_call(cwd):
