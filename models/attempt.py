@@ -65,6 +65,17 @@ def find_open(tx: Connection, hold: Hold) -> OpenAttempt | None:
     return None if found is None else OpenAttempt(found, hold)
 
 
+def unsent(connection: Connection, job_id: int, *, of: int) -> int:
+    """How many of a job's last `of` counted tries never left the house. A throttled call is no counted try."""
+    last = (
+        select(attempts.c.outcome)
+        .where(attempts.c.job_id == job_id, attempts.c.outcome != "open", attempts.c.verdict != "throttled")
+        .order_by(attempts.c.hold.desc())
+        .limit(of)
+    )
+    return sum(outcome == "not_sent" for outcome in connection.execute(last).scalars())
+
+
 def record_answer(
     tx: Connection, opened: OpenAttempt, answer: Answer, *, charge_micros: int, url_life_s: float, now: datetime
 ) -> bool:

@@ -40,6 +40,7 @@ from models.errors import (
     StorageRefused,
     StorageUnavailable,
     Throttled,
+    Unsendable,
 )
 from models.job import Claim
 from models.output import OutputToStore
@@ -174,23 +175,28 @@ class Executor:
         return delivered
 
     def _price(self, claim: Claim, attempt: OpenAttempt, answer: Answer) -> int:
-        """Today's price; what was reserved, where the price has gone from the settings since the batch was planned."""
+        """Today's price; the dearer one its size may have, where the answer tells no area.
+
+        What was reserved, where the price has gone from the settings since the batch was planned.
+        """
+        edit, today = claim.edit, self.now().date()
+        pictures, inputs = answer.pictures, len(edit.pictures)
         try:
-            return self.models[claim.edit.model].cost_micros(
-                claim.region,
-                self.now().date(),
-                pictures=answer.pictures,
-                inputs=len(claim.edit.pictures),
-                area_px=answer.area_px or _asked_area(claim.edit),
-            )
+            model = self.models[edit.model]
+            if answer.area_px is None:
+                size = edit.parameters.get("size")
+                return model.worst_case_micros(claim.region, today, n=pictures, inputs=inputs, size=size)
+            return model.cost_micros(claim.region, today, pictures=pictures, inputs=inputs, area_px=answer.area_px)
         except LookupError:
             return attempt.hold.amount_micros
 
     def _settle(self, claim: Claim, attempt: OpenAttempt, error: PackshotError) -> None:
         """A call without pictures: write what is known of it, and what becomes of the job, in one transaction."""
+        unsent = self._read(lambda ledger: attempts.unsent(ledger, claim.job_id, of=claim.tries)) if claim.tries else 0
         decision = retry.decide(
             error,
             tries=claim.tries + 1,
+            unsent=unsent,
             max_tries=self.max_tries,
             chance=self.chance(),
             throttles=claim.throttles + 1,
@@ -198,6 +204,8 @@ class Executor:
         log.info(
             "no pictures", batch=claim.batch, job=claim.job_id, attempt=attempt.id, error=str(error), then=str(decision)
         )
+        if isinstance(error, Unsendable):
+            log.error("an error nobody expected kept a call from being sent", job=claim.job_id, exc_info=error)
         if isinstance(error, Throttled):
             self.limiter.throttled(claim.edit.model, error.kind)
 
@@ -321,7 +329,10 @@ class Executor:
         self._write(put_back)
 
     def _settle_bug(self, claim: Claim, attempt: OpenAttempt | None, error: Exception) -> None:
-        """An error of ours: the call, if it was made, is unknown; the job waits for a person and says why."""
+        """An error of ours: the call, if it was made, is unknown; the job waits for a person and says why.
+
+        The provider's door has told apart what broke off before sending (Unsendable), so what comes here may be paid.
+        """
         code, message = "UnexpectedError", f"{type(error).__name__}: {error}"  # the provider has an InternalError
 
         def settle(tx: Connection) -> None:
@@ -404,11 +415,3 @@ def _finish(tx: Connection, claim: Claim, attempt_id: int, now: datetime) -> boo
         )
     note = f"asked for {claim.edit.n} pictures, got and paid {billed}" if billed < claim.edit.n else None
     return job.succeed(tx, claim, now, note=note)
-
-
-def _asked_area(edit: Edit) -> int | None:
-    size = edit.parameters.get("size")
-    if not isinstance(size, str):
-        return None
-    width, height = catalogue.parse_size(size)
-    return width * height

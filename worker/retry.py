@@ -3,6 +3,9 @@
 Nobody else repeats a paid call: the retries of urllib3, botocore and the queue are off for them.
 Waits are a floor (what the provider advises) plus "full jitter": anywhere between nothing and a ceiling that doubles,
 so that a thousand jobs that failed in the same second do not come back in the same second.
+
+What never left the house cost nothing and says nothing against the edit: most likely the network is away, for all jobs
+at once. So it has tries of its own, spread over three to six minutes, before a job fails for it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from models.errors import (
 FIRST_S = 1.0
 LONGEST_S = 60.0
 BURST_FIRST_S = 10.0
+NOT_SENT_TRIES = 12
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class AskExposure:
 
 
 def decide(
-    error: PackshotError, *, tries: int, max_tries: int, chance: float, throttles: int = 0
+    error: PackshotError, *, tries: int, max_tries: int, chance: float, throttles: int = 0, unsent: int = 0
 ) -> Again | GiveUp | StopBatch | AskExposure:
     """What to do after `error`.
 
@@ -69,6 +73,7 @@ def decide(
     max_tries: the setting; a code that is worth fewer has its own `tries`
     chance:    in [0, 1], thrown by the caller
     throttles: throttles in a row, this one included
+    unsent:    of the tries before this one, those that never left the house
     """
     if isinstance(error, OutcomeUnknown):
         return AskExposure(error.code, error.message)
@@ -80,6 +85,11 @@ def decide(
         return StopBatch(type(error).__name__, str(error), "make the place of the pictures writable and run again")
     if isinstance(error, Throttled):
         return Again(throttle_wait_s(error, throttles, chance), counted=False)
+    if isinstance(error, NotSent):
+        if error.retryable and unsent + 1 < max(max_tries, NOT_SENT_TRIES):
+            return Again(outage_wait_s(unsent + 1, chance), counted=True)
+        return GiveUp(*_words(error))
+    tries -= unsent
     floor_s = error.wait_s if isinstance(error, Refused) else 0.0
     allowed = min(max_tries, error.tries or max_tries) if isinstance(error, Refused) else max_tries
     if error.retryable and tries < allowed:
@@ -90,6 +100,11 @@ def decide(
 def back_off_s(tries: int, chance: float) -> float:
     """Full jitter under a ceiling of 1 s that doubles with every try up to 60 s."""
     return chance * min(LONGEST_S, FIRST_S * 2.0 ** min(tries - 1, 16))
+
+
+def outage_wait_s(tries: int, chance: float) -> float:
+    """The upper half of the same ceiling: luck must not use up all tries while the network is away."""
+    return 0.5 * (back_off_s(tries, 1.0) + back_off_s(tries, chance))
 
 
 def throttle_wait_s(error: Throttled, throttles: int, chance: float) -> float:
@@ -105,6 +120,6 @@ def throttle_wait_s(error: Throttled, throttles: int, chance: float) -> float:
 def _words(error: PackshotError) -> tuple[str, str]:
     if isinstance(error, Refused) and error.advice:
         return error.code, f"{error.message} ({error.advice})" if error.message else error.advice
-    if isinstance(error, CallError | NotSent | PictureError):
+    if isinstance(error, CallError | PictureError):
         return error.code, error.message
     return type(error).__name__, str(error)

@@ -19,7 +19,7 @@ from models import batch, job, ledger
 from models.catalogue import CATALOGUE
 from models.database import Database
 from models.edit import Answer, Edit, Picture
-from models.errors import LedgerUnavailable, OutcomeUnknown, StorageUnavailable
+from models.errors import LedgerUnavailable, NotSent, OutcomeUnknown, StorageUnavailable, Transient, Unsendable
 from models.settings import Settings
 from models.tables import attempts, entries, jobs, objects
 from worker.executor import Executor
@@ -46,6 +46,7 @@ class Clock:
 class Provider:
     """Answers each call with one picture; `during` happens while the call is under way."""
 
+    usage: dict[str, int] = field(default_factory=lambda: {"image_count": 1})
     during: Callable[[], None] = lambda: None
     raises: Exception | None = None
     calls: list[str] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Provider:
         during()
         if self.raises is not None:
             raise self.raises
-        return Answer(f"request-{attempt}", (f"https://results/{attempt}",), {"image_count": 1})
+        return Answer(f"request-{attempt}", (f"https://results/{attempt}",), self.usage)
 
 
 class Fetcher:
@@ -83,7 +84,7 @@ class House:
             provider=provider,
             fetcher=Fetcher(),
             storage=lambda _place: place,
-            limiter=LocalLimiter({"qwen-image-2.0": CATALOGUE["qwen-image-2.0"].limits}),
+            limiter=LocalLimiter({name: model.limits for name, model in CATALOGUE.items()}),
             models=CATALOGUE,
             owner=name,
             lease_s=LEASE_S,
@@ -104,6 +105,18 @@ class House:
         with self.database.write() as tx:
             assert job.queue(tx, self.job_id, self.clock())
 
+    def wait_until_due(self) -> None:
+        with self.database.read() as connection:
+            due_at = connection.execute(select(jobs.c.due_at).where(jobs.c.id == self.job_id)).scalar_one()
+        self.clock.now = max(self.clock.now, due_at)
+
+    def free_micros(self) -> int:
+        with self.database.read() as connection:
+            account = ledger.account(connection, "batch:1")
+        assert account is not None
+        assert account.budget_micros is not None
+        return account.budget_micros - account.charged_micros - account.reserved_micros - account.exposed_micros
+
     def status(self) -> str:
         with self.database.read() as connection:
             return str(connection.execute(select(jobs.c.status).where(jobs.c.id == self.job_id)).scalar_one())
@@ -112,6 +125,12 @@ class House:
         with self.database.read() as connection:
             query = select(entries.c.attempt_id).where(entries.c.kind == "charge").order_by(entries.c.seq)
             return list(connection.execute(query).scalars())
+
+    def charged_micros(self) -> int:
+        with self.database.read() as connection:
+            account = ledger.account(connection, "batch:1")
+        assert account is not None
+        return account.charged_micros
 
     def outcomes(self) -> list[str]:
         with self.database.read() as connection:
@@ -123,8 +142,9 @@ class House:
 
 @pytest.fixture
 def make_house(database: Database, tmp_path: Path) -> Callable[..., House]:
-    def make(*, exposure_limit_micros: int) -> House:
-        edit = Edit("qwen-image-2.0", (Picture("/photos/a.jpg", "ab" * 32, 10),), "on white", {"n": 1}, 7)
+    def make(*, exposure_limit_micros: int, model: str = "qwen-image-2.0", size: str | None = None) -> House:
+        parameters = {"n": 1, "size": size} if size else {"n": 1}
+        edit = Edit(model, (Picture("/photos/a.jpg", "ab" * 32, 10),), "on white", parameters, 7)
         row = SimpleNamespace(
             number=1,
             file="m.yaml",
@@ -153,7 +173,7 @@ def make_house(database: Database, tmp_path: Path) -> Callable[..., House]:
                 quote_micros=200_000,
                 row_count=1,
                 job_count=1,
-                models=["qwen-image-2.0"],
+                models=[model],
                 budget_micros=1_000_000,
                 exposure_limit_micros=exposure_limit_micros,
                 now=NOON,
@@ -368,6 +388,77 @@ def test_an_error_of_our_own_after_sending_leaves_the_call_unknown_and_the_job_t
 
     assert house.status() == "held"
     assert house.outcomes() == ["unknown"]
+
+
+def test_an_error_of_our_own_before_sending_fails_the_job_and_costs_nothing(make_house: Callable[..., House]):
+    house = make_house(exposure_limit_micros=0)
+
+    house.worker(Provider(raises=Unsendable("Unsendable", "ValueError: a bug"))).execute(house.job_id)
+
+    assert house.status() == "failed"
+    assert house.outcomes() == ["not_sent"]
+    assert house.free_micros() == 1_000_000
+
+
+def test_a_network_that_is_away_for_minutes_fails_no_job_and_uses_up_no_try_of_what_follows(
+    make_house: Callable[..., House],
+):
+    # given: a job that is tried again for as long as it may be, by the ledger's own clock
+    house = make_house(exposure_limit_micros=0)
+    away_until = house.clock() + timedelta(minutes=2)
+
+    def go_on(provider: Provider) -> None:
+        house.worker(provider).execute(house.job_id)
+        if house.status() == "planned":
+            house.wait_until_due()
+            house.queue()
+
+    # when: the network is away for two minutes, then the provider has trouble of its own
+    while house.clock() < away_until:
+        go_on(Provider(raises=NotSent("ConnectFailed", "no route")))
+        assert house.status() == "queued"
+    for _ in range(3):
+        go_on(Provider(raises=Transient("InternalError", "oops", tries=4)))
+        assert house.status() == "queued"
+    house.worker(Provider()).execute(house.job_id)
+
+    # then
+    assert house.status() == "succeeded"
+    assert set(house.outcomes()) == {"not_sent", "answered"}
+
+
+def test_a_network_that_stays_away_fails_the_job_after_some_minutes(make_house: Callable[..., House]):
+    house = make_house(exposure_limit_micros=0)
+    started = house.clock()
+
+    while house.status() == "queued":
+        house.worker(Provider(raises=NotSent("ConnectFailed", "no route"))).execute(house.job_id)
+        if house.status() == "planned":
+            house.wait_until_due()
+            house.queue()
+
+    assert house.status() == "failed"
+    assert timedelta(minutes=3) <= house.clock() - started <= timedelta(minutes=10)
+    assert house.free_micros() == 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("usage", "charged_micros"),
+    [
+        ({}, 520_000),  # 1500 is no multiple of 16: what is drawn may lie beyond the border of the dearer tier
+        ({"output_image_count": 1, "output_width": 1488, "output_height": 1488}, 270_000),
+        ({"output_image_count": 1, "output_width": 1504, "output_height": 1504}, 520_000),
+    ],
+)
+def test_an_answer_without_an_area_is_charged_at_the_dearer_price_its_size_may_have(
+    make_house: Callable[..., House], usage: dict[str, int], charged_micros: int
+):
+    house = make_house(exposure_limit_micros=0, model="qwen-image-3.0-pro", size="1500*1500")
+
+    house.worker(Provider(usage=usage)).execute(house.job_id)
+
+    assert house.status() == "succeeded"
+    assert house.charged_micros() == charged_micros
 
 
 def test_an_unknown_call_is_bought_again_only_within_the_exposure_limit(make_house: Callable[..., House]):

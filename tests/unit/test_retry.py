@@ -13,16 +13,37 @@ from models.errors import (
     StorageUnavailable,
     Throttled,
     Transient,
+    Unsendable,
 )
-from worker.retry import Again, AskExposure, GiveUp, StopBatch, decide
+from worker.retry import NOT_SENT_TRIES, Again, AskExposure, GiveUp, StopBatch, decide
 
 
-def after(error, tries=1, max_tries=5, chance=0.5, throttles=1):
-    return decide(error, tries=tries, max_tries=max_tries, chance=chance, throttles=throttles)
+def after(error, tries=1, max_tries=5, chance=0.5, throttles=1, unsent=0):
+    return decide(error, tries=tries, max_tries=max_tries, chance=chance, throttles=throttles, unsent=unsent)
 
 
 def test_what_was_not_sent_is_tried_again_and_counted():
-    assert after(NotSent("ConnectionRefused", "no")) == Again(0.5, counted=True)
+    assert after(NotSent("ConnectionRefused", "no"), chance=0.5) == Again(0.75, counted=True)
+
+
+@pytest.mark.parametrize(("chance", "minutes"), [(0.0, 3), (1.0, 6)])
+def test_what_was_not_sent_is_tried_for_some_minutes_whatever_the_dice_say(chance, minutes):
+    error, waited_s, unsent = NotSent("ConnectFailed", "no route"), 0.0, 0
+    while isinstance(then := after(error, tries=unsent + 1, chance=chance, unsent=unsent), Again):
+        waited_s, unsent = waited_s + then.wait_s, unsent + 1
+    assert then == GiveUp("ConnectFailed", "no route")
+    assert minutes <= waited_s / 60 < minutes + 1
+    assert unsent + 1 == NOT_SENT_TRIES
+
+
+def test_tries_that_never_left_the_house_are_not_held_against_the_provider():
+    assert isinstance(after(Transient("InternalError", "oops", tries=4), tries=11, unsent=8), Again)
+    assert isinstance(after(Transient("InternalError", "oops", tries=4), tries=12, unsent=8), GiveUp)
+    assert isinstance(after(NotSent("ConnectFailed", "no"), tries=14, unsent=10), Again)
+
+
+def test_an_error_of_our_own_would_meet_every_try():
+    assert after(Unsendable("Unsendable", "ValueError: x")) == GiveUp("Unsendable", "ValueError: x")
 
 
 def test_the_last_try_gives_up_with_the_provider_s_words():
@@ -35,7 +56,7 @@ def test_an_advice_is_told_when_giving_up():
 
 
 def test_the_back_off_doubles_to_a_minute_and_jitters_over_the_whole_range():
-    error = NotSent("ConnectionRefused", "no")
+    error = Transient("ServerTrouble", "no")
     ceilings = [decide(error, tries=n, max_tries=99, chance=1.0).wait_s for n in range(1, 9)]
     assert ceilings == [1, 2, 4, 8, 16, 32, 60, 60]
     assert decide(error, tries=98, max_tries=99, chance=1.0).wait_s == 60
