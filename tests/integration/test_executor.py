@@ -19,7 +19,15 @@ from models import batch, job, ledger
 from models.catalogue import CATALOGUE
 from models.database import Database
 from models.edit import Answer, Edit, Picture
-from models.errors import LedgerUnavailable, NotSent, OutcomeUnknown, StorageUnavailable, Transient, Unsendable
+from models.errors import (
+    LedgerUnavailable,
+    NotSent,
+    OutcomeUnknown,
+    StorageUnavailable,
+    Throttled,
+    Transient,
+    Unsendable,
+)
 from models.settings import Settings
 from models.tables import attempts, entries, jobs, objects
 from worker.executor import Executor
@@ -419,6 +427,7 @@ def test_a_network_that_is_away_for_minutes_fails_no_job_and_uses_up_no_try_of_w
         assert house.status() == "queued"
     for _ in range(3):
         go_on(Provider(raises=Transient("InternalError", "oops", tries=4)))
+        go_on(Provider(raises=Throttled("Throttling", "slow", wait_s=5)))
         assert house.status() == "queued"
     house.worker(Provider()).execute(house.job_id)
 
