@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from models.edit import Picture
 from models.pictures import BYTES_MAX, DEEP, HEAD_BYTES, LARGE_PX, MIMES, PIXELS_MAX, kind_of, orientation_of
@@ -248,6 +248,8 @@ def _judge(content: bytes, ref: str, name: str, stem: str) -> Seen:
     except Image.DecompressionBombError:
         wrong = (f"{name} unfolds to far too many pixels", f"write a picture of at most {PIXELS_MAX:,} px")
         return Seen(picture, stem, wrong=wrong)
+    except UnidentifiedImageError:  # its words name an object of ours
+        return Seen(picture, stem, wrong=(f"{name} is damaged or not whole", "copy or save the picture again"))
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise nearly anything on damaged bytes
         wrong = (f"{name} is damaged or not whole ({_first_line(error)})", "copy or save the picture again")
         return Seen(picture, stem, wrong=wrong)
