@@ -188,6 +188,11 @@ def open_attempt(tx: Connection, claim: Claim, *, worker: str, now: datetime) ->
     return attempt.open_(tx, hold_, claim.edit, worker=worker, now=now)
 
 
+def call_under_way(tx: Connection, claim: Claim) -> OpenAttempt | None:
+    """The call that was begun under a claim's reservation and of whose end nothing is known."""
+    return attempt.find_open(tx, ledger.find_hold(tx, claim.job_id, claim.hold)) if claim.hold else None
+
+
 def record_answer(
     tx: Connection,
     opened: OpenAttempt,
@@ -427,7 +432,7 @@ def rescue(tx: Connection, found: Abandoned, now: datetime) -> Status | None:
     if taken is None:
         return None
     claim_ = _claim_of_rescue(tx, found.job_id, token, now)
-    opened = attempt.find_open(tx, ledger.find_hold(tx, found.job_id, claim_.hold)) if claim_.hold else None
+    opened = call_under_way(tx, claim_)
     if opened is None:
         return "planned" if postpone(tx, claim_, now, due_at=now) else None
     attempt.record_unknown(

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 from models.database import Database
 from models.settings import Settings
-from worker.executor import Executor
+from worker.executor import LEAD_S, Executor
 from worker.limiter import Limiter, LocalLimiter
 from worker.provider import Provider
 from worker.results import Fetcher
 from worker.storage import Storage, open_storage
 
+SWITCH_S = 0.0005  # a thread that wakes for its slot gets the interpreter this soon; Python's own 5 ms are the margin
+
 
 def build_executor(settings: Settings, database: Database, *, owner: str) -> Executor:
     """An executor ready to work. Raises SettingsError where a setting does not allow one."""
+    sys.setswitchinterval(SWITCH_S)
 
     @functools.lru_cache(maxsize=64)
     def storage(place: str) -> Storage:
@@ -38,8 +42,9 @@ def build_limiter(settings: Settings) -> Limiter:
     """The limiter shared by all workers where there is a Redis, else one for this process alone."""
     limits = {name: model.limits for name, model in settings.models.items()}
     if settings.redis_url is None:
-        return LocalLimiter(limits, share=settings.share)
+        return LocalLimiter(limits, share=settings.share, lead_s=LEAD_S)
     from worker.limiter_redis import RedisLimiter
 
-    shared: Limiter = RedisLimiter(settings.redis_url.get_secret_value(), limits, share=settings.share)
+    url = settings.redis_url.get_secret_value()
+    shared: Limiter = RedisLimiter(url, limits, share=settings.share, lead_s=LEAD_S)
     return shared

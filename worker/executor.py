@@ -1,4 +1,4 @@
-"""One job from claim to done: claim, admit, call, record, copy, settle. Read it from top to bottom.
+"""One job from claim to done: claim, prepare, admit, call, record, copy, settle. Read it from top to bottom.
 
 Promises: nothing is sent before the intent is on disk; an answer is on disk before anything else happens; whoever
 lost the claim records what it learned about its call and stops. Whether and when to try again is `worker.retry`'s
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from sqlalchemy import Connection
@@ -52,6 +52,7 @@ from worker.storage import Storage
 URL_LIFE_S = 24 * 3600.0  # documented life of a result address
 COPY_ROUNDS = 8  # failed rounds of fetching one job's results before a person is asked
 COPY_WAIT_MAX_S = 30.0
+LEAD_S = 0.05  # a worker wakes so long before its slot, to write down the intent and to connect
 LEAVING_PATIENCE_S = 30.0  # how long a leaving process waits for a ledger that cannot be written
 
 log = structlog.get_logger()
@@ -61,13 +62,22 @@ T = TypeVar("T")
 class Calls(Protocol):
     """What the executor needs of `worker.provider.Provider`."""
 
-    def edit(self, edit: Edit, *, region: str, attempt: str) -> Answer: ...
+    def prepared(self, edit: Edit, *, region: str) -> AbstractContextManager[Any]: ...
+    def send(self, letter: Any, *, attempt: str, not_before: float) -> Answer: ...
 
 
 class Fetches(Protocol):
     """What the executor needs of `worker.results.Fetcher`."""
 
     def fetch(self, url: str) -> Fetched: ...
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """An intent on disk and the slot of its call, on `time.monotonic`."""
+
+    attempt: OpenAttempt
+    slot: float
 
 
 def utc_now() -> datetime:
@@ -104,23 +114,29 @@ class Executor:
         claim = self._claim(job_id)
         if claim is None:
             return
-        attempt: OpenAttempt | None = None
         try:
-            answered = claim.answered_attempt_id
-            if answered is None:
-                attempt = self._admit(claim)
-                if attempt is None:
-                    return
-                answered = self._call(claim, attempt)
+            answered = claim.answered_attempt_id or self._buy(claim)
             if answered is not None:
                 self._deliver(claim, answered)
-        except (
-            LedgerUnavailable
-        ) as error:  # leaving, and the ledger did not come back: the next run finds the call open
+        except LedgerUnavailable as error:  # leaving, and the ledger did not come back: the next run finds it as it is
             log.error("left before the ledger could be written", batch=claim.batch, job=claim.job_id, error=str(error))
         except Exception as error:  # a bug must not leave money unaccounted for
             log.exception("a job met an error nobody expected", batch=claim.batch, job=claim.job_id)
-            self._settle_bug(claim, attempt, error)
+            self._settle_bug(claim, error)
+
+    def _buy(self, claim: Claim) -> int | None:
+        """Returns the attempt to deliver, or None when the job was settled otherwise.
+
+        All that is free and takes an uneven time comes before the slot: who waits for the store of a picture must not
+        let the slot pass, and calls that leave late crowd those that leave on time.
+        """
+        try:
+            with self.provider.prepared(claim.edit, region=claim.region) as letter:
+                admitted = self._admit(claim)
+                return None if admitted is None else self._call(claim, admitted, letter)
+        except (CallError, PictureError, SettingsError) as error:
+            self._settle(claim, None, error)
+            return None
 
     # -- claim and admit -------------------------------------------------------------------------------------
 
@@ -129,15 +145,16 @@ class Executor:
             return None
         return self._write(lambda tx: job.claim(tx, job_id, owner=self.owner, lease_s=self.lease_s, now=self.now()))
 
-    def _admit(self, claim: Claim) -> OpenAttempt | None:
-        """Wait for a slot of the model's lane, then write down the intent. None: the claim was given back."""
+    def _admit(self, claim: Claim) -> Admitted | None:
+        """Wait until shortly before a slot of the model's lane, and write down the intent. None: given back."""
         lane = claim.edit.model
         try:
             wait_s = self.limiter.acquire(lane)
         except PackshotError as error:  # the limiter cannot be asked: no call, come back later
             self._postpone(claim, after_s=self.patience_s, code="LimiterUnavailable", message=str(error))
             return None
-        if wait_s > 0 and self.stop.wait(wait_s):
+        slot = time.monotonic() + wait_s
+        if self.stop.wait(max(0.0, wait_s - LEAD_S)):
             self.limiter.give_back(lane)
             self._postpone(claim)
             return None
@@ -145,7 +162,8 @@ class Executor:
         if attempt is None:
             self.limiter.give_back(lane)
             self._postpone(claim)
-        return attempt
+            return None
+        return Admitted(attempt, slot)
 
     def _open(self, tx: Connection, claim: Claim) -> OpenAttempt | None:
         """The intent; from here the lease is counted anew, as the wait for the slot has used it up in part."""
@@ -156,10 +174,11 @@ class Executor:
 
     # -- call and record -------------------------------------------------------------------------------------
 
-    def _call(self, claim: Claim, attempt: OpenAttempt) -> int | None:
+    def _call(self, claim: Claim, admitted: Admitted, letter: Any) -> int | None:
         """One paid call. Returns the attempt to deliver, or None when the job was settled otherwise."""
+        attempt = admitted.attempt
         try:
-            answer = self.provider.edit(claim.edit, region=claim.region, attempt=str(attempt.id))
+            answer = self.provider.send(letter, attempt=str(attempt.id), not_before=admitted.slot)
         except (CallError, PictureError, SettingsError) as error:
             self._settle(claim, attempt, error)
             return None
@@ -190,8 +209,8 @@ class Executor:
         except LookupError:
             return attempt.hold.amount_micros
 
-    def _settle(self, claim: Claim, attempt: OpenAttempt, error: PackshotError) -> None:
-        """A call without pictures: write what is known of it, and what becomes of the job, in one transaction."""
+    def _settle(self, claim: Claim, attempt: OpenAttempt | None, error: PackshotError) -> None:
+        """No pictures: write what is known of the call, where one began, and what becomes of the job, as one."""
         unsent = self._read(lambda ledger: attempts.unsent(ledger, claim.job_id, of=claim.tries)) if claim.tries else 0
         decision = retry.decide(
             error,
@@ -201,9 +220,7 @@ class Executor:
             chance=self.chance(),
             throttles=claim.throttles + 1,
         )
-        log.info(
-            "no pictures", batch=claim.batch, job=claim.job_id, attempt=attempt.id, error=str(error), then=str(decision)
-        )
+        log.info("no pictures", batch=claim.batch, job=claim.job_id, error=str(error), then=str(decision))
         if isinstance(error, Unsendable):
             log.error("an error nobody expected kept a call from being sent", job=claim.job_id, exc_info=error)
         if isinstance(error, Throttled):
@@ -211,7 +228,11 @@ class Executor:
 
         def settle(tx: Connection) -> None:
             now = self.now()
-            _record(tx, attempt, error, now)
+            call = attempt or self._open(tx, claim)  # what could not even be prepared is a call not sent
+            if call is None:
+                job.postpone(tx, claim, now, due_at=now)
+                return
+            _record(tx, call, error, now)
             match decision:
                 case retry.Again(wait_s=wait_s, counted=counted):
                     job.postpone(
@@ -227,7 +248,7 @@ class Executor:
                 case retry.AskExposure():
                     # a call that the provider can be asked for (asynchronous, by task id) is asked for here first
                     due_at = now + timedelta(seconds=self.patience_s)
-                    job.rebuy_or_hold(tx, claim, attempt.hold, now, due_at=due_at)
+                    job.rebuy_or_hold(tx, claim, call.hold, now, due_at=due_at)
                 case retry.StopBatch(code=code, message=message, advice=advice):
                     batch.stop(tx, claim.batch_id, code=code, message=f"{message} {advice}".strip())
                     job.postpone(tx, claim, now, due_at=now, code=code, message=message)
@@ -328,7 +349,7 @@ class Executor:
 
         self._write(put_back)
 
-    def _settle_bug(self, claim: Claim, attempt: OpenAttempt | None, error: Exception) -> None:
+    def _settle_bug(self, claim: Claim, error: Exception) -> None:
         """An error of ours: the call, if it was made, is unknown; the job waits for a person and says why.
 
         The provider's door has told apart what broke off before sending (Unsendable), so what comes here may be paid.
@@ -336,8 +357,8 @@ class Executor:
         code, message = "UnexpectedError", f"{type(error).__name__}: {error}"  # the provider has an InternalError
 
         def settle(tx: Connection) -> None:
-            now = self.now()
-            if attempt is not None and attempts.record_unknown(tx, attempt, code=code, message=message, now=now):
+            now, call = self.now(), job.call_under_way(tx, claim)
+            if call is not None and attempts.record_unknown(tx, call, code=code, message=message, now=now):
                 job.hold(tx, claim, now, code=code, message=message)
             else:
                 job.fail(tx, claim, now, code=code, message=message)

@@ -17,7 +17,8 @@
 -- ARGV[3]  the time, for tests that move it; empty for the server's own
 --
 -- acquire    ARGV[4] the caller's furthest slot, 0 where that is long past   ARGV[5] microseconds until then
---            ARGV[6] how long to keep away from slots of a state that was lost             returns {now, slot, factor}
+--            ARGV[6] how long to keep away from slots of a state that was lost
+--            ARGV[7] no slot sooner than this from now                                     returns {now, slot, factor}
 -- give_back  ARGV[4] the slot
 -- throttled  ARGV[4] slower  ARGV[5] at most  ARGV[6] floor  ARGV[7] pause  ARGV[8] longest pause
 --            ARGV[9] tolerated  ARGV[10] calm  ARGV[11] what a tolerated one leaves of the rate    returns {factor}
@@ -66,7 +67,7 @@ if now < seen and verb ~= 'rate' then -- the clock was set back: everything move
 end
 
 if verb == 'acquire' then
-    local earliest = math.max(now, paused_until)
+    local earliest = math.max(now + tonumber(ARGV[7]), paused_until)
     local slot = redis.call('ZRANGEBYSCORE', KEYS[2], digits(earliest), '+inf', 'LIMIT', 0, 1)[1]
     if slot then
         redis.call('ZREM', KEYS[2], slot)

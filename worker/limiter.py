@@ -48,7 +48,7 @@ class Limiter(Protocol):
     """
 
     def acquire(self, lane: str) -> float:
-        """Reserve a slot for one call; seconds to wait before sending it, 0.0 for now."""
+        """Reserve a slot for one call; seconds until it may be sent, 0.0 for now."""
 
     def give_back(self, lane: str) -> None:
         """The slot that this thread acquired last will not be used: the next caller may have it, if it is to come."""
@@ -182,6 +182,7 @@ class LocalLimiter:
 
     limits:      per lane; `region/model` that is not listed is looked up as `model`
     share:       (0..1] part of every limit that is ours; the rest is left to whoever else uses the account
+    lead_s:      no slot sooner than this after it was asked for: what comes between asking and sending takes as long
     max_pause_s: no throttle stops a lane for longer
     clock:       seconds, any origin
     """
@@ -191,11 +192,13 @@ class LocalLimiter:
         limits: Mapping[str, Sequence[Limit]],
         *,
         share: float = 1.0,
+        lead_s: float = 0.0,
         max_pause_s: float = MAX_PAUSE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._share = checked_share(share)
+        self._lead_s = lead_s
         self._max_pause_s = max_pause_s
         self._clock = clock
         self._lanes: dict[str, _Lane] = {}
@@ -205,7 +208,7 @@ class LocalLimiter:
     def acquire(self, lane: str) -> float:
         with self._lock:
             now, state = self._clock(), self._lane(lane)
-            earliest = max(now, state.paused_until)
+            earliest = max(now + self._lead_s, state.paused_until)
             while state.freed and state.freed[0] < earliest:
                 heapq.heappop(state.freed)
             if state.freed:

@@ -74,7 +74,7 @@ class RedisLimiter:
     """Shared by all threads of a process, and through Redis by all processes of an account.
 
     url:         redis://, rediss:// or unix://
-    limits, share, max_pause_s: as in LocalLimiter
+    limits, share, lead_s, max_pause_s: as in LocalLimiter
     account:     part of the keys, where one Redis serves several accounts
     timeout_s:   for a free connection, to connect, and to be answered. The client's own retries are off: a second
                  question behind our back would take a second slot and double the time until `LimiterUnavailable`
@@ -87,6 +87,7 @@ class RedisLimiter:
         limits: Mapping[str, Sequence[Limit]],
         *,
         share: float = 1.0,
+        lead_s: float = 0.0,
         max_pause_s: float = MAX_PAUSE_S,
         account: str = "default",
         timeout_s: float = TIMEOUT_S,
@@ -94,6 +95,7 @@ class RedisLimiter:
     ) -> None:
         self._limits = limits
         self._share = checked_share(share)
+        self._lead_us = int(1e6 * lead_s)
         self._max_pause_s = max_pause_s
         self._account = account
         self._server_clock = clock
@@ -124,7 +126,8 @@ class RedisLimiter:
         lost_s = min(LOST_MAX_S, max(limit.window_s for limit in state.limits))
         left_s = max(-2 * lost_s, state.held_until - asked_at)
         held = state.held if left_s > -lost_s else 0
-        now, slot, factor = self._ask(state, lane, "acquire", held, int(1e6 * left_s), int(1e6 * lost_s))
+        apart_us = (int(1e6 * left_s), int(1e6 * lost_s), self._lead_us)
+        now, slot, factor = self._ask(state, lane, "acquire", held, *apart_us)
         answered_at = self._clock()
         with self._lock:
             wait_s: float = max(0.0, (slot - now) / 1e6 - self._late_s(now / 1e6, asked_at, answered_at))

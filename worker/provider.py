@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from http.client import HTTPException
 from typing import Any
@@ -46,29 +47,36 @@ class Provider:
         self._inputs = inputs or Inputs(settings)
         self._uploads = Uploads(settings, self._policy)
 
-    def edit(self, edit: Edit, *, region: str, attempt: str) -> Answer:
-        """Buy one edit. attempt: our id of this call, sent along for both sides' logs.
+    @contextmanager
+    def prepared(self, edit: Edit, *, region: str) -> Iterator[Letter]:
+        """All of a call that is free and takes an uneven time: pictures opened, fetched, made anew, uploaded.
 
+        Raises PictureError, NotSent, Refused (of an upload), SettingsError: nothing was bought. An error nobody
+        expected is Unsendable.
+        """
+        with ExitStack() as stack:
+            with _as_unsendable():
+                headers = self._headers() | {"Content-Type": _JSON}
+                url = self._settings.provider_url(region) + EDIT_PATH
+                deadline = Deadline.after(self._settings.call_timeout_s, self._clock)
+                upload = partial(self._uploads.put, region=region, model=edit.model, deadline=deadline)
+                pictures = stack.enter_context(self._inputs.prepare(edit, upload))
+                if any(isinstance(picture, str) and picture.startswith("oss://") for picture in pictures):
+                    headers["X-DashScope-OssResourceResolve"] = "enable"
+                letter = Letter(edit, pictures, url, headers)
+            yield letter
+
+    def send(self, letter: Letter, *, attempt: str, not_before: float = float("-inf")) -> Answer:
+        """Buy what was prepared, once. attempt: our id of this call, sent along for both sides' logs.
+
+        not_before: moment of `clock` at which the request may leave, the connection standing by then
         Raises NotSent, OutcomeUnknown, Refused, PictureError (nothing was sent), SettingsError (nothing was sent).
         An error nobody expected is Unsendable as long as the request's end was not out; else it comes as it is.
         """
-        letter: Letter | None = None
-        try:
-            headers = self._headers() | {"Content-Type": _JSON, "x-packshot-attempt": attempt}
-            url = self._settings.provider_url(region) + EDIT_PATH
+        with _as_unsendable(letter):
             deadline = Deadline.after(self._settings.call_timeout_s, self._clock)
-            upload = partial(self._uploads.put, region=region, model=edit.model, deadline=deadline)
-            with self._inputs.prepare(edit, upload) as pictures:
-                letter = Letter(edit, pictures)
-                if any(isinstance(picture, str) and picture.startswith("oss://") for picture in pictures):
-                    headers["X-DashScope-OssResourceResolve"] = "enable"
-                received = self._exchange("POST", url, headers, letter, deadline)
-        except PackshotError:
-            raise
-        except Exception as error:
-            if letter is not None and letter.handed_over:
-                raise  # it may have been paid; who called leaves it to a person
-            raise outcomes.broken("Unsendable", f"{type(error).__name__}: {error}") from error
+            headers = letter.headers | {"x-packshot-attempt": attempt}
+            received = self._exchange("POST", letter.url, headers, letter, deadline, not_before=not_before)
         return answers.read_answer(received, handed_over=letter.handed_over)
 
     def check_key(self, region: str, model: str) -> None:
@@ -89,13 +97,20 @@ class Provider:
         return answers.read_data(received, urlsplit(base).netloc)
 
     def _exchange(
-        self, method: str, url: str, headers: dict[str, str], letter: Letter | None, deadline: Deadline
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        letter: Letter | None,
+        deadline: Deadline,
+        *,
+        not_before: float = float("-inf"),
     ) -> Received:
         """What came back, whole or not. Raises the table's error where not even a status line came."""
         if letter is not None:
             headers = headers | {"Content-Length": str(letter.length)}
         try:
-            with until(deadline):
+            with until(deadline, not_before=not_before):
                 left_s = deadline.left_s()
                 connect_s = min(self._settings.connect_timeout_s, left_s)
                 response = self._pool.urlopen(
@@ -129,14 +144,28 @@ class Provider:
         return headers
 
 
+@contextmanager
+def _as_unsendable(letter: Letter | None = None) -> Iterator[None]:
+    """An error nobody expected, raised before the request's end was out: nothing was bought."""
+    try:
+        yield
+    except PackshotError:
+        raise
+    except Exception as error:
+        if letter is not None and letter.handed_over:
+            raise  # it may have been paid; who called leaves it to a person
+        raise outcomes.broken("Unsendable", f"{type(error).__name__}: {error}") from error
+
+
 class Letter:
-    """The request's body: its exact length beforehand, its pieces from disk, and how far it got.
+    """A request ready to be sent: where to, its body's exact length, its pieces from disk, and how far it got.
 
     begun:       the connection stands and the headers are out
     handed_over: the last piece was handed to the operating system; from here on the call may have been carried out
     """
 
-    def __init__(self, edit: Edit, pictures: list[str | LocalPicture]) -> None:
+    def __init__(self, edit: Edit, pictures: list[str | LocalPicture], url: str, headers: dict[str, str]) -> None:
+        self.url, self.headers = url, headers
         self.begun = self.handed_over = False
         self._pieces: list[bytes | LocalPicture] = []
         text = '{"model":' + _json(edit.model) + ',"input":{"messages":[{"role":"user","content":['

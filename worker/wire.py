@@ -8,6 +8,9 @@ Never past its deadline: urllib3's time limits are per read, so a server that dr
 it a claim, for ever. Inside `until(deadline)` every piece sent and every read is given only the time that is left.
 Looking up the name, connecting and the TLS handshake have the connect time limit per step instead; if they take longer
 than the deadline nothing is sent any more.
+
+Not before its slot either: `until(deadline, not_before=moment)` connects at once and holds the request back until then.
+What takes an uneven time is over by that moment, so calls arrive as evenly as their slots were handed out.
 """
 
 from __future__ import annotations
@@ -51,16 +54,21 @@ class Deadline:
 
 
 _deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
+_not_before: ContextVar[float] = ContextVar("not_before", default=float("-inf"))
 
 
 @contextmanager
-def until(deadline: Deadline) -> Iterator[None]:
-    """Requests made inside, on connections of this module, end by `deadline`."""
-    before = _deadline.set(deadline)
+def until(deadline: Deadline, *, not_before: float = float("-inf")) -> Iterator[None]:
+    """Requests made inside, on connections of this module, end by `deadline`.
+
+    not_before: a moment on its clock until which a connection that stands waits before it sends
+    """
+    before, waited = _deadline.set(deadline), _not_before.set(not_before)
     try:
         yield
     finally:
         _deadline.reset(before)
+        _not_before.reset(waited)
 
 
 def call_pool(*, size: int) -> urllib3.PoolManager:
@@ -100,6 +108,12 @@ class _Deadlined:
     """Mixed into urllib3's connections."""
 
     sock: socket | None
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        deadline = _deadline.get()
+        if deadline is not None:
+            time.sleep(min(max(0.0, _not_before.get() - deadline.clock()), deadline.left_s()))
 
     def send(self, data: Any) -> None:
         deadline = _deadline.get()

@@ -20,45 +20,45 @@ from models.edit import Edit, Picture
 from models.errors import PackshotError, Throttled
 from models.settings import Settings
 from tests.servers.emulator import API_KEY
-from worker import wire
+from worker.build import SWITCH_S
+from worker.executor import LEAD_S
 from worker.limiter_redis import RedisLimiter
 from worker.provider import Provider
-
-READY_S = 0.03  # the picture is opened and the connection made this long before the slot
-SWITCH_S = 0.0005  # a thread that wakes for its slot gets the interpreter this soon; Python's own 5 ms are the margin
 
 
 def main(order: dict[str, Any]) -> None:
     settings = Settings(
         DASHSCOPE_API_KEY=API_KEY, DASHSCOPE_HTTP_BASE_URL=order["api"], PACKSHOT_LIMITS=order["limits"]
     )
-    limiter = RedisLimiter(order["redis"], {name: model.limits for name, model in settings.models.items()})
+    limiter = RedisLimiter(
+        order["redis"], {name: model.limits for name, model in settings.models.items()}, lead_s=LEAD_S
+    )
     provider = Provider(settings)
     sys.setswitchinterval(SWITCH_S)
-    gate = Gate()
     found = {model: Counter[str]() for model in order["threads"]}
     ends = order["begins"] + order["lasts_s"]
 
     def work(model: str) -> None:
         time.sleep(max(0.0, order["begins"] - time.time()))
         while True:
-            slot = time.time() + limiter.acquire(model)
-            if slot >= ends:
-                return
-            sleep_until(slot - READY_S)
-            gate.opens_at(slot)
             parameters = {"size": "512*512"}
             edit = Edit(model, (Picture(order["picture"]),), "on white", parameters, random.randrange(10**6))
-            try:
-                provider.edit(edit, region="cn-beijing", attempt="1")
-            except Throttled as error:
-                limiter.throttled(model, error.kind)
-                found[model]["throttled"] += 1
-            except PackshotError as error:
-                found[model][type(error).__name__] += 1
-            else:
-                limiter.succeeded(model)
-                found[model]["answered"] += 1
+            with provider.prepared(edit, region="cn-beijing") as letter:
+                wait_s = limiter.acquire(model)
+                slot = time.monotonic() + wait_s
+                if time.time() + wait_s >= ends:
+                    return
+                time.sleep(max(0.0, wait_s - LEAD_S))
+                try:
+                    provider.send(letter, attempt="1", not_before=slot)
+                except Throttled as error:
+                    limiter.throttled(model, error.kind)
+                    found[model]["throttled"] += 1
+                except PackshotError as error:
+                    found[model][type(error).__name__] += 1
+                else:
+                    limiter.succeeded(model)
+                    found[model]["answered"] += 1
 
     overslept: list[float] = []
     threads = [threading.Thread(target=work, args=[model]) for model, count in order["threads"].items()
@@ -69,26 +69,6 @@ def main(order: dict[str, Any]) -> None:
     for thread in threads:
         thread.join()
     print(json.dumps({"calls": found, "overslept_ms": 1000 * sorted(overslept)[int(0.99 * len(overslept))]}))
-
-
-class Gate:
-    """Holds a call back, connected and ready, until its slot: whatever takes an uneven time lies before.
-
-    Put around the connection here, since `Provider.edit` has no word for it.
-    """
-
-    def __init__(self) -> None:
-        self._own = threading.local()
-        connect: Callable[[Any], None] = wire._CallConnection.connect
-
-        def connect_and_wait(connection: Any) -> None:
-            connect(connection)
-            sleep_until(self._own.slot)
-
-        wire._CallConnection.connect = connect_and_wait  # type: ignore[method-assign]
-
-    def opens_at(self, slot: float) -> None:
-        self._own.slot = slot
 
 
 def watch_the_machine(begins: float, ends: float, note: Callable[[float], None]) -> None:

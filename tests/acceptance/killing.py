@@ -64,10 +64,10 @@ POINTS: dict[str, Point] = {
     "slot of the rate limit taken": Point(_at(LIMITERS, ".acquire"), "after", "not begun"),
     "inside the transaction of the intent": Point(_at("models.job:open_attempt"), "after", "not begun"),
     # the intent is on disk: from here on nobody can know
-    "intent on disk, nothing sent": Point(_at("worker.provider:Provider.edit"), "before", "unpaid"),
+    "intent on disk, nothing sent": Point(_at("worker.provider:Provider.send"), "before", "unpaid"),
     "in the middle of the request": Point(_at("worker.provider:Letter.__iter__"), "between", "unpaid"),
     "last byte sent, no answer yet": Point(_at("worker.provider:Letter.__iter__"), "emptied", "paid"),
-    "answer arrived, not recorded": Point(_at("worker.provider:Provider.edit"), "after", "paid"),
+    "answer arrived, not recorded": Point(_at("worker.provider:Provider.send"), "after", "paid"),
     "inside the transaction of the answer": Point(_at("models.job:record_answer"), "after", "paid"),
     # the answer is on disk: the copy, again and again if need be
     "answer recorded": Point(_at(LIMITERS, ".succeeded"), "before", "answered"),

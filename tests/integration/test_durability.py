@@ -6,6 +6,7 @@ step begins: the call after the intent, the copy after the answer.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,10 @@ class Provider:
     diary: Diary
     answer: Answer | Exception
 
-    def edit(self, edit: Edit, *, region: str, attempt: str) -> Answer:
+    def prepared(self, edit: Edit, *, region: str) -> nullcontext[None]:
+        return nullcontext()
+
+    def send(self, letter: None, *, attempt: str, not_before: float) -> Answer:
         self.diary.lines.append("call")
         if isinstance(self.answer, Exception):
             raise self.answer

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -33,6 +35,7 @@ from models.tables import attempts, entries, jobs, objects
 from worker.executor import Executor
 from worker.limiter import LocalLimiter
 from worker.results import Fetched
+from worker.retry import NOT_SENT_TRIES
 from worker.storage import Storage, open_storage
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -57,9 +60,15 @@ class Provider:
     usage: dict[str, int] = field(default_factory=lambda: {"image_count": 1})
     during: Callable[[], None] = lambda: None
     raises: Exception | None = None
+    unprepared: Exception | None = None
     calls: list[str] = field(default_factory=list)
 
-    def edit(self, edit: Edit, *, region: str, attempt: str) -> Answer:
+    def prepared(self, edit: Edit, *, region: str) -> nullcontext[None]:
+        if self.unprepared is not None:
+            raise self.unprepared
+        return nullcontext()
+
+    def send(self, letter: None, *, attempt: str, not_before: float) -> Answer:
         self.calls.append(attempt)
         during, self.during = self.during, lambda: None
         during()
@@ -289,6 +298,54 @@ def test_nothing_is_sent_for_a_batch_that_was_paused_while_the_job_waited_for_it
     assert provider.calls == []
     assert house.status() == "planned"
     assert house.outcomes() == []
+
+
+def test_what_is_free_and_takes_its_time_comes_before_the_slot_and_the_intent_comes_before_the_call(
+    make_house: Callable[..., House],
+):
+    # given
+    house = make_house(exposure_limit_micros=0)
+    provider, order = Provider(), []
+    worker = house.worker(provider)
+    prepared, send, acquire = provider.prepared, provider.send, worker.limiter.acquire
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            order.append((name, house.outcomes()))
+            return function(*args, **named)
+
+        return call
+
+    provider.prepared = noted("prepared", prepared)  # type: ignore[method-assign]
+    provider.send = noted("sent", send)  # type: ignore[method-assign]
+    worker.limiter.acquire = noted("slot", acquire)  # type: ignore[method-assign]
+
+    # when
+    worker.execute(house.job_id)
+
+    # then
+    assert order == [("prepared", []), ("slot", []), ("sent", ["open"])]
+
+
+def test_what_cannot_be_prepared_takes_no_slot_and_is_tried_as_a_call_not_sent(make_house: Callable[..., House]):
+    # given: a store that is away for good
+    house = make_house(exposure_limit_micros=0)
+    provider = Provider(unprepared=NotSent("UploadFailed", "the store does not answer"))
+    worker = house.worker(provider)
+    worker.limiter.acquire = lambda _lane: pytest.fail("nothing is there to be sent")  # type: ignore[method-assign]
+
+    # when
+    for _ in range(30):
+        worker.execute(house.job_id)
+        if house.status() == "failed":
+            break
+        house.wait_until_due()
+        house.queue()
+
+    # then: tried as often as a network that is away, and free
+    assert house.status() == "failed"
+    assert house.outcomes() == ["not_sent"] * NOT_SENT_TRIES
+    assert (house.charged_micros(), provider.calls) == (0, [])
 
 
 def test_a_call_has_its_whole_lease_however_long_it_waited_for_its_slot(make_house: Callable[..., House]):

@@ -26,7 +26,7 @@ from botocore.exceptions import EndpointConnectionError
 from PIL import Image
 
 from models import catalogue
-from models.edit import Edit, Picture
+from models.edit import Answer, Edit, Picture
 from models.errors import (
     AccountStopped,
     CallError,
@@ -56,6 +56,11 @@ PICTURE_URL = "http://result.example/a.png?Signature=abc"
 def settings(url: str, **more: Any) -> Settings:
     known = {"DASHSCOPE_API_KEY": KEY, "DASHSCOPE_HTTP_BASE_URL": url, "PACKSHOT_CALL_TIMEOUT_S": 5.0}
     return Settings(**(known | more))
+
+
+def buy(made: Provider, edit: Edit, *, attempt: str) -> Answer:
+    with made.prepared(edit, region=REGION) as letter:
+        return made.send(letter, attempt=attempt)
 
 
 @contextlib.contextmanager
@@ -243,7 +248,7 @@ def _(_: Path, __: pytest.MonkeyPatch) -> Iterator[tuple[Provider, Edit]]:
 
         def occupy() -> None:
             with contextlib.suppress(CallError):
-                made.edit(an_edit(), region=REGION, attempt="1")
+                buy(made, an_edit(), attempt="1")
 
         threading.Thread(target=occupy, daemon=True).start()
         assert taken.wait(5)
@@ -421,7 +426,7 @@ def test_what_happens_on_the_wire_ends_as_the_table_says(key: str, number: int, 
         # when an edit is bought there
         started = time.monotonic()
         try:
-            outcome: Any = made.edit(edit, region=REGION, attempt="a-1")
+            outcome: Any = buy(made, edit, attempt="a-1")
         except PackshotError as error:
             outcome = error
         # then it ends as the table says, within its time limits, without the key in its words
@@ -440,7 +445,7 @@ def test_an_error_nobody_expected_is_never_called_not_sent_once_the_request_is_o
     monkeypatch.setattr("worker.provider._received", lambda _: 1 // 0)
     with serve(answering(200, GOOD)) as server, provider(server.url) as made:
         with pytest.raises(ZeroDivisionError):
-            made.edit(an_edit(), region=REGION, attempt="1")
+            buy(made, an_edit(), attempt="1")
         assert len(server.requests) == 1
 
 
@@ -462,7 +467,7 @@ def test_the_request_is_the_documented_one(tmp_path: Path):
     # when it is bought
     with serve(answering(200, GOOD)) as server:
         with provider(server.url, DASHSCOPE_WORKSPACE_ID="llm-1") as made:
-            made.edit(edit, region=REGION, attempt="a-1")
+            buy(made, edit, attempt="a-1")
         (request,) = server.requests
     # then the wire shows what the reference says
     assert request.line == "POST /api/v1/services/aigc/multimodal-generation/generation HTTP/1.1"
@@ -486,7 +491,7 @@ def test_result_addresses_are_kept_as_given_whatever_the_setting_for_private_hos
     with serve(answering(200, GOOD)) as server:
         for allowed in (False, True):  # who fetches asks by https, see worker/results.py; the setting may change
             with provider(server.url, PACKSHOT_ALLOW_PRIVATE_HOSTS=allowed) as made:
-                assert made.edit(an_edit(), region=REGION, attempt="1").urls == (PICTURE_URL,)
+                assert buy(made, an_edit(), attempt="1").urls == (PICTURE_URL,)
 
 
 def test_a_large_picture_is_streamed_and_never_held_in_memory(tmp_path: Path):
@@ -505,10 +510,10 @@ def test_a_large_picture_is_streamed_and_never_held_in_memory(tmp_path: Path):
         peer.answer(200, GOOD)
 
     with serve(behave) as server, provider(server.url) as made:
-        made.edit(an_edit(), region=REGION, attempt="0")  # imports and caches
+        buy(made, an_edit(), attempt="0")  # imports and caches
         # when it is sent
         tracemalloc.start()
-        made.edit(an_edit(photo), region=REGION, attempt="1")
+        buy(made, an_edit(photo), attempt="1")
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     # then less than a fifth of the 8 MB that went out was ever in memory
@@ -527,7 +532,7 @@ def test_every_paid_call_has_a_connection_of_its_own():
     with serve(keep) as server, provider(server.url, PACKSHOT_CONCURRENCY=1) as made:
         # when three calls follow each other, in a pool of one
         for attempt in range(3):
-            made.edit(an_edit(), region=REGION, attempt=str(attempt))
+            buy(made, an_edit(), attempt=str(attempt))
         # then none met a connection that could have been stale, and none was lost to the pool
         assert server.connections == 3
 
@@ -537,25 +542,45 @@ def test_calls_over_tls_share_one_context_and_keep_the_time_limit(tmp_path: Path
     context, trusted = certificate(tmp_path)
     monkeypatch.setattr(wire, "tls_context", lambda: trusted)
     with serve(answering(200, GOOD), tls=context) as server, provider(server.url) as made:
-        assert made.edit(an_edit(a_photo(tmp_path, large=True)), region=REGION, attempt="1").pictures == 1
+        assert buy(made, an_edit(a_photo(tmp_path, large=True)), attempt="1").pictures == 1
     # when another drips its answer
     with serve(drip_body, tls=context) as server, provider(server.url, PACKSHOT_CALL_TIMEOUT_S=0.5) as made:
         started = time.monotonic()
         with pytest.raises(OutcomeUnknown):
-            made.edit(an_edit(), region=REGION, attempt="1")
+            buy(made, an_edit(), attempt="1")
         # then the limit holds all the same
         assert time.monotonic() - started < 2
+
+
+def test_a_request_leaves_at_its_slot_on_a_connection_that_stands_by_then():
+    # given
+    seen: list[float] = []
+
+    def note(peer: Peer) -> None:
+        seen.append(time.monotonic())
+        peer.read_request()
+        seen.append(time.monotonic())
+        peer.answer(200, GOOD)
+
+    with serve(note) as server, provider(server.url) as made, made.prepared(an_edit(), region=REGION) as letter:
+        # when
+        slot = time.monotonic() + 0.4
+        made.send(letter, attempt="1", not_before=slot)
+
+    # then
+    connected, arrived = seen
+    assert connected < slot <= arrived
 
 
 def test_many_calls_at_once_share_one_provider():
     answers: list[int] = []
     with serve(answering(200, GOOD)) as server, provider(server.url, PACKSHOT_CONCURRENCY=8) as made:
 
-        def buy() -> None:
+        def call() -> None:
             for _ in range(10):
-                answers.append(made.edit(an_edit(), region=REGION, attempt="1").pictures)
+                answers.append(buy(made, an_edit(), attempt="1").pictures)
 
-        threads = [threading.Thread(target=buy) for _ in range(8)]
+        threads = [threading.Thread(target=call) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -567,7 +592,7 @@ def test_many_calls_at_once_share_one_provider():
 def test_a_missing_or_impossible_key_is_said_before_anything_is_sent(key: str):
     with serve(answering(200, GOOD)) as server, provider(server.url, DASHSCOPE_API_KEY=key) as made:
         with pytest.raises(SettingsError, match="DASHSCOPE_API_KEY") as caught:
-            made.edit(an_edit(), region=REGION, attempt="1")
+            buy(made, an_edit(), attempt="1")
         assert server.connections == 0
         assert key.strip() == "" or key not in str(caught.value)
 
@@ -575,19 +600,19 @@ def test_a_missing_or_impossible_key_is_said_before_anything_is_sent(key: str):
 def test_a_workspace_with_a_line_s_end_is_sent_without_it():
     with serve(answering(200, GOOD)) as server:
         with provider(server.url, DASHSCOPE_WORKSPACE_ID=" llm-1\n") as made:
-            made.edit(an_edit(), region=REGION, attempt="1")
+            buy(made, an_edit(), attempt="1")
         assert server.requests[0].headers["x-dashscope-workspace"] == "llm-1"
 
 
 def test_a_base_url_that_is_no_address_is_a_setting_to_correct():
     with provider("http://exa mple:99999/x") as made, pytest.raises(SettingsError, match="not an address"):
-        made.edit(an_edit(), region=REGION, attempt="1")
+        buy(made, an_edit(), attempt="1")
 
 
 def test_neither_key_nor_signature_reaches_a_log(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG)
     with serve(answering(200, GOOD)) as server, provider(server.url) as made:
-        made.edit(an_edit(), region=REGION, attempt="1")
+        buy(made, an_edit(), attempt="1")
     assert KEY not in caplog.text
     assert "Signature" not in caplog.text
 
@@ -603,7 +628,7 @@ def test_the_provider_s_own_words_and_ids_are_kept():
         provider(server.url) as made,
         pytest.raises(Throttled) as caught,
     ):
-        made.edit(an_edit(), region=REGION, attempt="1")
+        buy(made, an_edit(), attempt="1")
     error = caught.value
     assert (error.code, error.message) == (body["code"], body["message"])
     assert (error.http_status, error.request_id, error.wait_s) == (429, "r-9", 17.0)
@@ -613,7 +638,7 @@ def test_a_code_that_nobody_knows_is_judged_by_its_status():
     for status, expected in ((400, Rejected), (401, AccountStopped), (429, Throttled), (500, OutcomeUnknown)):
         behaviour = answering(status, {"code": "Brand.New", "message": "m"})
         with serve(behaviour) as server, provider(server.url) as made, pytest.raises(expected):
-            made.edit(an_edit(), region=REGION, attempt="1")
+            buy(made, an_edit(), attempt="1")
 
 
 # -- the key check and the upload ------------------------------------------------------------------------------
@@ -719,7 +744,7 @@ def test_what_is_too_large_for_the_request_goes_by_upload(tmp_path: Path):
     with oss() as (server, made):
         # when the edit is bought twice
         for _ in range(2):
-            made.edit(an_edit(*photos), region=REGION, attempt="1")
+            buy(made, an_edit(*photos), attempt="1")
         asked, form, call, form_again, _ = server.requests
     # then one picture went up, the other inside, and the policy was asked for once
     assert asked.headers["authorization"] == f"Bearer {KEY}"
@@ -745,7 +770,7 @@ def test_a_policy_is_not_used_in_its_last_minute(tmp_path: Path):
     photos = a_photo(tmp_path, large=True), a_photo(tmp_path, large=True, name="two.bmp")
     with oss(expires_s=30) as (server, made):
         for _ in range(2):
-            made.edit(an_edit(*photos), region=REGION, attempt="1")
+            buy(made, an_edit(*photos), attempt="1")
         assert sum("/uploads?" in request.line for request in server.requests) == 2
 
 
@@ -753,7 +778,7 @@ def test_a_refused_upload_buys_nothing_and_tells_no_signature(tmp_path: Path):
     photos = a_photo(tmp_path, large=True), a_photo(tmp_path, large=True, name="two.bmp")
     with oss(upload_status=403) as (server, made):
         with pytest.raises(NotSent, match=r"Policy expired\.") as caught:
-            made.edit(an_edit(*photos), region=REGION, attempt="1")
+            buy(made, an_edit(*photos), attempt="1")
         assert not any("generation" in request.line for request in server.requests)
     assert "c2lnbmF0dXJl" not in str(caught.value)
     assert "LTAI" not in str(caught.value)
@@ -767,7 +792,7 @@ def test_an_upload_that_is_throttled_is_no_throttle_of_the_model(tmp_path: Path)
         provider(server.url) as made,
         pytest.raises(NotSent, match=r"Throttling\.RateQuota") as caught,
     ):
-        made.edit(an_edit(*photos), region=REGION, attempt="1")
+        buy(made, an_edit(*photos), attempt="1")
     assert caught.value.code == "UploadFailed"
     assert not any("generation" in request.line for request in server.requests)
 
@@ -778,7 +803,7 @@ def test_an_upload_host_on_our_own_network_is_refused(tmp_path: Path):
     with serve(behaviour) as server, provider(server.url) as made:
         behaviour.port = server.port
         with pytest.raises(NotSent, match="no public address"):
-            made.edit(an_edit(*photos), region=REGION, attempt="1")
+            buy(made, an_edit(*photos), attempt="1")
     assert not any("/bucket" in request.line for request in server.requests)
 
 
@@ -800,7 +825,7 @@ def test_a_picture_in_s3_is_fetched_checked_and_sent(tmp_path: Path):
     with serve(answering(200, GOOD)) as server:
         known = settings(server.url)
         with contextlib.closing(Provider(known, inputs=Inputs(known, s3=Client))) as made:
-            made.edit(an_edit(Picture("s3://shop/in/photo.bmp")), region=REGION, attempt="1")
+            buy(made, an_edit(Picture("s3://shop/in/photo.bmp")), attempt="1")
         content = server.requests[0].json["input"]["messages"][0]["content"]
     assert base64.b64decode(content[0]["image"].partition(",")[2]) == Path(photo.ref).read_bytes()
 

@@ -43,7 +43,7 @@ class LimiterRules:
 
     @pytest.fixture
     def make(self, clock):
-        """make(Limit(...), ..., share=..., max_pause_s=...): a limiter whose lane `m` has these limits."""
+        """make(Limit(...), ..., share=..., lead_s=..., max_pause_s=...): a limiter whose lane `m` has these limits."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -58,6 +58,11 @@ class LimiterRules:
         assert first == clock.now
         assert second - first == pytest.approx(0.5 / 0.96, abs=TICK)
         assert third - second == pytest.approx(0.5 / 0.96, abs=TICK)
+
+    def test_no_slot_is_sooner_than_the_lead_that_a_caller_needs_and_no_call_more_is_lost_to_it(self, make, clock):
+        first, second = departures(make(Limit(2, 1.0), lead_s=0.05), clock, 2)
+        assert first - clock.now == pytest.approx(0.05, abs=TICK)
+        assert second - first == pytest.approx(0.5 / 0.96, abs=TICK)
 
     @pytest.mark.parametrize("model", [m for m in CATALOGUE.values() if m.limits], ids=lambda m: m.id)
     def test_no_window_of_any_model_holds_more_calls_than_its_limit(self, make, clock, model):
