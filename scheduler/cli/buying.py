@@ -206,7 +206,7 @@ def need_key(settings: Settings, region: str) -> None:
 @contextmanager
 def rehearsal_settings(settings: Settings, region: str, faults: list[str]) -> Iterator[Settings]:
     """Settings whose provider is an emulator that lives as long as the block."""
-    with rehearsal_emulator(REHEARSAL_STATE.absolute(), region, faults) as url:
+    with rehearsal_emulator(settings, REHEARSAL_STATE.absolute(), region, faults) as url:
         yield settings.model_copy(
             update={
                 "base_url": url,

@@ -13,7 +13,8 @@ from pathlib import Path
 import typer
 
 from models.errors import PackshotError
-from scheduler.cli.app import app
+from models.settings import Settings
+from scheduler.cli.app import app, load_settings
 
 REHEARSAL_LATENCY_S = 0.8
 
@@ -29,18 +30,22 @@ class EmulatorFailed(PackshotError):
 )
 def emulator(context: typer.Context) -> None:
     """Start a double of the provider on this machine: bills, limits and fails on request, and keeps its invoice."""
+    command = [sys.executable, "-m", "emulator", *_account(load_settings()), *context.args]  # what is said last holds
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "emulator", *context.args])  # noqa: S606
+    os.execv(sys.executable, command)  # noqa: S606
 
 
 @contextmanager
-def rehearsal_emulator(state: Path, region: str, faults: list[str]) -> Iterator[str]:
+def rehearsal_emulator(settings: Settings, state: Path, region: str, faults: list[str]) -> Iterator[str]:
     """An emulator that lives exactly as long as this process, however it ends. Yields its address.
+
+    It limits and bills as the settings say, wherever they were set: the engine paces and books by the same ones.
 
     Raises EmulatorFailed with the emulator's own words when it does not start.
     """
     command = [sys.executable, "-m", "emulator", "--port", "0", "--state", str(state), "--region", region]
     command += ["--latency", str(REHEARSAL_LATENCY_S), "--fetch", "standin", "--parent-pipe"]
+    command += _account(settings)
     for fault in faults:
         command += ["--fault", fault]
     state.mkdir(parents=True, exist_ok=True)
@@ -63,3 +68,8 @@ def rehearsal_emulator(state: Path, region: str, faults: list[str]) -> Iterator[
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _account(settings: Settings) -> list[str]:
+    """Said even where nothing is set, so that the emulator never reads another value out of its environment."""
+    return [f"--limits={settings.limits}", f"--prices={settings.prices}"]
