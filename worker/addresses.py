@@ -10,8 +10,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
-import ssl
-from functools import cache
 from typing import Any
 
 import urllib3
@@ -19,6 +17,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from models.errors import PackshotError
+from worker.wire import Deadlined, tls_context
 
 # urllib3 writes whole URLs, and with them signatures, at debug level, and at warning level on malformed headers.
 logging.getLogger("urllib3.connectionpool").setLevel(logging.WARNING)
@@ -41,23 +40,16 @@ class BlockedAddress(PackshotError):
 def guarded_pool(*, allow_private: bool, **pool_kw: Any) -> urllib3.PoolManager:
     """A pool manager whose connections refuse peers that are not global addresses, unless `allow_private`.
 
+    Inside `worker.wire.until(deadline)` its requests end by the deadline.
     Retries and redirects are off unless `pool_kw` says otherwise; `pool_kw` goes to `urllib3.PoolManager`.
     Its requests raise BlockedAddress, besides what urllib3 raises.
     """
     pool_kw.setdefault("retries", False)
     pool_kw.setdefault("ssl_context", tls_context())
     manager = urllib3.PoolManager(**pool_kw)
-    if not allow_private:
-        manager.pool_classes_by_scheme = {"http": _GuardedHTTPPool, "https": _GuardedHTTPSPool}
+    http, https = (_HTTPPool, _HTTPSPool) if allow_private else (_GuardedHTTPPool, _GuardedHTTPSPool)
+    manager.pool_classes_by_scheme = {"http": http, "https": https}
     return manager
-
-
-@cache
-def tls_context() -> ssl.SSLContext:
-    """One for the process: urllib3 else reads the certificate store for every connection, some 35 ms of CPU each."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
 
 
 def is_public(address: str) -> bool:
@@ -87,14 +79,30 @@ def _refuse_private(sock: socket.socket, host: str) -> socket.socket:
     return sock
 
 
-class _GuardedHTTPConnection(HTTPConnection):
+class _HTTPConnection(Deadlined, HTTPConnection):  # type: ignore[misc]
+    pass
+
+
+class _HTTPSConnection(Deadlined, HTTPSConnection):  # type: ignore[misc]
+    pass
+
+
+class _GuardedHTTPConnection(_HTTPConnection):
     def _new_conn(self) -> socket.socket:
         return _refuse_private(super()._new_conn(), self.host)
 
 
-class _GuardedHTTPSConnection(HTTPSConnection):
+class _GuardedHTTPSConnection(_HTTPSConnection):
     def _new_conn(self) -> socket.socket:  # called by connect() before the TLS handshake
         return _refuse_private(super()._new_conn(), self.host)
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
 
 
 class _GuardedHTTPPool(HTTPConnectionPool):

@@ -7,8 +7,8 @@ servers ignore it.
 
 Metadata travels in headers, so values are percent-encoded to ASCII and decoded by `head`.
 botocore repeats a request once, at once, because a kept-alive connection may have died meanwhile; any longer patience
-belongs to `worker.retry`. Its time limits hold for connecting and for each silence of the server, not for a whole
-transfer.
+belongs to `worker.retry`. Its time limits hold for connecting and for each silence of the server; reading an object has
+a limit for the whole besides, and one for its size: what is larger than any picture is not ours.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ from urllib3.exceptions import HTTPError
 from models.errors import StorageRefused, StorageUnavailable
 from models.settings import Settings
 from worker.bucket_errors import storage_error
+from worker.results import MAX_BYTES  # nothing larger is fetched, so nothing larger is stored
 from worker.storage import RESERVED, Found, Stored, checked_key
+from worker.wire import Deadline, arriving
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
+READ_TOTAL_S = 300.0
 PAGE_KEYS = 1000  # of one listing; the most that S3 gives
 BLOCK_KEYS = 100_000  # keys looked for at a time: about 20 MB
 CLIP_BYTES = 240  # of one metadata value; S3 takes 2 KB for all of them together
@@ -91,8 +94,13 @@ class BucketStorage:
         return Found(key, answer["ContentLength"], {k: unquote(v) for k, v in answer["Metadata"].items()})
 
     def read(self, key: str) -> bytes:
-        with _in_words(self.address(checked_key(key))):
-            return bytes(self.client.get_object(**self._place(key))["Body"].read())
+        address, data = self.address(checked_key(key)), bytearray()
+        with _in_words(address), contextlib.closing(self.client.get_object(**self._place(key))["Body"]) as body:
+            for piece in arriving(body, Deadline.after(READ_TOTAL_S)):
+                data += piece
+                if len(data) > MAX_BYTES:
+                    raise StorageRefused(f"{address} is larger than any picture of ours; move it away")
+        return bytes(data)
 
     def existing(self, keys: Iterable[str]) -> Iterator[str]:
         """Lists below what the keys have in common, a thousand a request; looks one by one where that would be fewer.
@@ -230,3 +238,5 @@ def _in_words(address: str) -> Iterator[None]:
         yield
     except (ClientError, BotoCoreError, HTTPError) as error:
         raise storage_error(error, address) from error
+    except TimeoutError as error:
+        raise StorageUnavailable(f"{address}: {error}") from error

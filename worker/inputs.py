@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from models.edit import Edit, Picture
 from models.errors import NotSent, PictureError
@@ -30,6 +31,7 @@ from worker import anew, metadata
 from worker.disk import reading, temporary, writing
 from worker.metadata import Cut
 from worker.tiff import SaveAnew
+from worker.wire import Deadline, arriving
 
 INLINE_EACH = 7_000_000
 INLINE_TOGETHER = 11_000_000
@@ -109,13 +111,14 @@ class Inputs:
 
         Raises PictureError, or NotSent where a store or the upload cannot be reached; nothing was bought then.
         """
+        deadline = Deadline.after(self._settings.call_timeout_s)
         with ExitStack() as stack:
-            ready = [self._ready(picture, stack) for picture in edit.pictures]
+            ready = [self._ready(picture, stack, deadline) for picture in edit.pictures]
             for index in _too_much([p.sent_bytes if isinstance(p, LocalPicture) else 0 for p in ready]):
                 ready[index] = upload(cast(LocalPicture, ready[index]))
             yield ready
 
-    def _ready(self, picture: Picture, stack: ExitStack) -> str | LocalPicture:
+    def _ready(self, picture: Picture, stack: ExitStack, deadline: Deadline) -> str | LocalPicture:
         if picture.ref.startswith("data:"):
             data = _decoded(picture.ref)
             if data is None:
@@ -123,7 +126,7 @@ class Inputs:
             return self._opened("a data: picture", stack.enter_context(BytesIO(data)), Picture(""), stack)
         if picture.ref.startswith("s3://"):
             file = stack.enter_context(temporary())
-            self._fetch(picture.ref, file)
+            self._fetch(picture.ref, file, deadline)
             opened = self._opened(picture.ref, file, picture, stack)
             anew.check_whole(opened.name, opened.file, opened.kind)
             return opened
@@ -145,13 +148,13 @@ class Inputs:
         picture = LocalPicture(name, file, kind, size, sha256, [])
         return picture if self._settings.keep_metadata else _without_metadata(picture, stack)
 
-    def _fetch(self, ref: str, file: BinaryIO) -> None:
+    def _fetch(self, ref: str, file: BinaryIO, deadline: Deadline) -> None:
         bucket, _, key = ref.removeprefix("s3://").partition("/")
         try:
             body = self._s3().get_object(Bucket=bucket, Key=key)["Body"]
             try:
                 count = 0
-                for block in body.iter_chunks(1 << 18):
+                for block in arriving(body, deadline):
                     count += len(block)
                     if count > BYTES_MAX:
                         raise _too_large(ref)
@@ -163,7 +166,7 @@ class Inputs:
                 body.close()
         except ClientError as error:
             raise _of_store(ref, error) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, HTTPError, TimeoutError) as error:
             raise NotSent("PictureUnavailable", f"{ref}: {error}") from error
 
 

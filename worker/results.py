@@ -46,6 +46,7 @@ from models.errors import ResultBlocked, ResultError, ResultLost, ResultUnavaila
 from models.settings import Settings
 from worker.addresses import BlockedAddress, guarded_pool
 from worker.png import NotAPicture, png_size
+from worker.wire import Deadline, until
 
 READ_TIMEOUT_S = 30.0  # for each silence of the server
 TOTAL_TIMEOUT_S = 120.0
@@ -76,8 +77,7 @@ class Fetcher:
     pool:  who connects; by default one that refuses private addresses unless the settings allow them
     clock: seconds that only grow, for the total time limit; now: seconds since 1970, to compare with `Expires`
 
-    The total limit is looked at whenever part of a body arrives, so a body takes at most total + read time-out.
-    A server that drips its *headers* is bound by the read time-out alone.
+    The total limit holds for everything: redirects, headers and body, however slowly they drip in.
     """
 
     def __init__(
@@ -102,22 +102,25 @@ class Fetcher:
 
     def fetch(self, url: str) -> Fetched:
         """The picture at a signed address. Raises ResultUnavailable, ResultBlocked or ResultLost, see above."""
-        deadline = self._clock() + self._total_timeout_s
+        deadline = Deadline.after(self._total_timeout_s, self._clock)
         place = self._place(url)
-        response = self._ask(place)
-        for left in reversed(range(1 + MAX_REDIRECTS)):
-            with closing(response):
-                if response.status not in REDIRECTS:
-                    return self._picture(place, response, deadline)
-            if left:
-                place, response = self._follow(place, response.headers.get("Location", ""))
+        with until(deadline):
+            response = self._ask(place, deadline)
+            for left in reversed(range(1 + MAX_REDIRECTS)):
+                with closing(response):
+                    if response.status not in REDIRECTS:
+                        return self._picture(place, response, deadline)
+                if left:
+                    place, response = self._follow(place, response.headers.get("Location", ""), deadline)
         raise ResultUnavailable(f"redirected more than {MAX_REDIRECTS} times: {_shown(place)}")
 
-    def _follow(self, place: SplitResult, location: str) -> tuple[SplitResult, urllib3.BaseHTTPResponse]:
+    def _follow(
+        self, place: SplitResult, location: str, deadline: Deadline
+    ) -> tuple[SplitResult, urllib3.BaseHTTPResponse]:
         """A redirect to where we do not go is some gateway's doing: the address itself may still be good next time."""
         try:
             target = self._place(location, base=place.geturl())
-            return target, self._ask(target)
+            return target, self._ask(target, deadline)
         except (ResultLost, ResultBlocked) as error:
             raise ResultUnavailable(f"a redirect is not followed: {error}") from None
 
@@ -136,13 +139,15 @@ class Fetcher:
             )
         return place
 
-    def _ask(self, place: SplitResult) -> urllib3.BaseHTTPResponse:
+    def _ask(self, place: SplitResult, deadline: Deadline) -> urllib3.BaseHTTPResponse:
         try:
             return self._pool.request(
                 "GET",
                 place.geturl(),
                 headers={"Accept": "image/png, */*;q=0.1", "Accept-Encoding": "identity", "User-Agent": "packshot"},
-                timeout=urllib3.Timeout(connect=self._connect_timeout_s, read=self._read_timeout_s),
+                timeout=urllib3.Timeout(
+                    connect=min(self._connect_timeout_s, deadline.left_s()), read=self._read_timeout_s
+                ),
                 preload_content=False,
                 redirect=False,
                 retries=False,
@@ -152,9 +157,9 @@ class Fetcher:
         except LocationValueError:
             raise ResultLost(f"a result's address cannot be read: {_shown(place)}") from None
         except (HTTPError, OSError) as error:
-            raise ResultUnavailable(f"{_reason(error)}: {_shown(place)}") from None
+            raise self._failed(error, place, deadline) from None
 
-    def _picture(self, place: SplitResult, response: urllib3.BaseHTTPResponse, deadline: float) -> Fetched:
+    def _picture(self, place: SplitResult, response: urllib3.BaseHTTPResponse, deadline: Deadline) -> Fetched:
         if response.status != HTTPStatus.OK:
             raise self._denial(place, response)
         body = self._body(place, response, deadline)
@@ -174,24 +179,26 @@ class Fetcher:
             return ResultLost(f"HTTP {response.status}, the address has expired: {_shown(place)}")
         return ResultUnavailable(f"HTTP {response.status} instead of a picture: {_shown(place)}")
 
-    def _body(self, place: SplitResult, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
+    def _body(self, place: SplitResult, response: urllib3.BaseHTTPResponse, deadline: Deadline) -> bytes:
         """All of it, as announced. A short one raises ResultUnavailable, one above the cap ResultLost."""
         announced = response.headers.get("Content-Length", "")
         expected = int(announced) if announced.isdecimal() else 0
         chunks: list[bytes] = []
         size = 0
         while max(expected, size) <= self._max_bytes:
-            if self._clock() >= deadline:
-                raise ResultUnavailable(f"the picture was not here after {self._total_timeout_s:g} s: {_shown(place)}")
             try:
                 chunk = response.read1(CHUNK_BYTES, decode_content=False)
             except (HTTPError, OSError) as error:
-                raise ResultUnavailable(f"{_reason(error)}: {_shown(place)}") from None
+                raise self._failed(error, place, deadline) from None
             if not chunk:
                 return b"".join(chunks)
             chunks.append(chunk)
             size += len(chunk)
         raise ResultLost(f"more than {self._max_bytes} bytes, which no picture has: {_shown(place)}")
+
+    def _failed(self, error: Exception, place: SplitResult, deadline: Deadline) -> ResultUnavailable:
+        late = f"the picture was not here after {self._total_timeout_s:g} s"
+        return ResultUnavailable(f"{late if deadline.passed else _reason(error)}: {_shown(place)}")
 
     def _expired(self, place: SplitResult) -> bool:
         moment = parse_qs(place.query).get("Expires", [""])[0]

@@ -3,7 +3,8 @@
 Free, valid 48 h, bound to model and account (API reference, section 3.1). It comes before the paid call, so everything
 that fails here is NotSent, or a refusal of the provider's by code. Names are random: overwriting is forbidden, and a
 file's own name is nobody's business. The upload host is the provider's choice, so its address is checked; it is sent
-no API key, only the policy's signature, which is never printed.
+no API key, only the policy's signature, which is never printed. The upload has no longer than the call it is for, and
+of the store's answer no more than the start of an error is read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from typing import Any
 
 from urllib3 import Timeout
@@ -21,9 +23,11 @@ from models.errors import NotSent, PictureError, Throttled
 from models.settings import Settings
 from worker.addresses import BlockedAddress, guarded_pool
 from worker.inputs import LocalPicture
-from worker.wire import Deadline
+from worker.wire import Deadline, until
 
 FRESH_S = 60.0  # a policy is not used in its last minute: the form must arrive before it ends
+STORED = (200, 201, 204)
+SAID_BYTES = 4096  # of an error: its code and message stand at the start
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tiff"}
 _FIELDS = {
     "OSSAccessKeyId": "oss_access_key_id",
@@ -52,25 +56,36 @@ class Uploads:
         key = f"{policy['upload_dir']}/{uuid.uuid4().hex}.{SUFFIXES[picture.kind]}"
         form = _Form(policy, key, picture)
         try:
-            response = self._pool.request(
-                "POST",
-                str(policy["upload_host"]),
-                body=form,
-                headers={
-                    "Content-Type": f"multipart/form-data; boundary={form.boundary}",
-                    "Content-Length": str(form.length),
-                },
-                redirect=False,
-                timeout=Timeout(connect=self._settings.connect_timeout_s, read=deadline.left_s()),
-            )
+            with until(deadline):
+                status, said = self._post(str(policy["upload_host"]), form, deadline)
         except (HTTPError, OSError) as error:
             raise NotSent("UploadFailed", f"{picture.name} could not be uploaded: {type(error).__name__}") from error
         except BlockedAddress as error:
             raise NotSent("UploadFailed", str(error)) from error
-        if response.status not in (200, 201, 204):
+        if status not in STORED:
             self._forget(region, model)
-            raise _refused(picture, response.status, response.data[:4096])
+            raise _refused(picture, status, said)
         return f"oss://{key}"
+
+    def _post(self, url: str, form: _Form, deadline: Deadline) -> tuple[int, bytes]:
+        """Status, and the start of what an error says. A good status is proof enough: nothing more is waited for."""
+        left_s = deadline.left_s()
+        response = self._pool.request(
+            "POST",
+            url,
+            body=form,
+            headers={
+                "Content-Type": f"multipart/form-data; boundary={form.boundary}",
+                "Content-Length": str(form.length),
+            },
+            redirect=False,
+            preload_content=False,
+            timeout=Timeout(connect=min(self._settings.connect_timeout_s, left_s), read=left_s),
+        )
+        said = b""
+        with closing(response), suppress(HTTPError, OSError):  # a refusal cut short is a refusal all the same
+            said = b"" if response.status in STORED else response.read(SAID_BYTES)
+        return response.status, said
 
     def close(self) -> None:
         self._pool.clear()

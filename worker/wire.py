@@ -1,11 +1,12 @@
-"""Connections for paid calls: one call each, and never past its deadline.
+"""Connections that never outlive a deadline, and those for paid calls: one call each.
 
 One call each: a kept-alive connection that the server is just closing breaks *after* the request was handed over, and
 nobody can tell that from a call that was drawn and billed. A fresh connection cannot be stale. It costs a handshake
 (milliseconds) per call of many seconds, and saves an outcome that would count as spent.
 
 Never past its deadline: urllib3's time limits are per read, so a server that drips bytes could hold a call, and with
-it a claim, for ever. Inside `until(deadline)` every piece sent and every read is given only the time that is left.
+it a claim, for ever. Inside `until(deadline)` every piece sent and every read is given only the time that is left,
+on connections of `Deadlined`; those of `worker.addresses` are such too.
 Looking up the name, connecting and the TLS handshake have the connect time limit per step instead; if they take longer
 than the deadline nothing is sent any more.
 
@@ -16,11 +17,13 @@ What takes an uneven time is over by that moment, so calls arrive as evenly as t
 from __future__ import annotations
 
 import io
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from http.client import HTTPResponse
 from socket import socket
 from typing import Any
@@ -28,8 +31,6 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-
-from worker.addresses import tls_context
 
 PIECE = 16 * 1024  # sent at once; also the most that TLS puts into one record
 
@@ -45,6 +46,10 @@ class Deadline:
     def after(cls, seconds: float, clock: Callable[[], float] = time.monotonic) -> Deadline:
         return cls(clock() + seconds, clock)
 
+    @property
+    def passed(self) -> bool:
+        return self.clock() >= self.at
+
     def left_s(self) -> float:
         """Seconds left, more than none. Raises TimeoutError."""
         left = self.at - self.clock()
@@ -53,13 +58,21 @@ class Deadline:
         return left
 
 
+@cache
+def tls_context() -> ssl.SSLContext:
+    """One for the process: urllib3 else reads the certificate store for every connection, some 35 ms of CPU each."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 _deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 _not_before: ContextVar[float] = ContextVar("not_before", default=float("-inf"))
 
 
 @contextmanager
 def until(deadline: Deadline, *, not_before: float = float("-inf")) -> Iterator[None]:
-    """Requests made inside, on connections of this module, end by `deadline`.
+    """Requests made inside, on `Deadlined` connections, end by `deadline`; so do their bodies, read here or later.
 
     not_before: a moment on its clock until which a connection that stands waits before it sends
     """
@@ -69,6 +82,17 @@ def until(deadline: Deadline, *, not_before: float = float("-inf")) -> Iterator[
     finally:
         _deadline.reset(before)
         _not_before.reset(waited)
+
+
+def arriving(body: Any, deadline: Deadline, most: int = 1 << 18) -> Iterator[bytes]:
+    """An S3 object's body as it comes in; between two pieces the deadline is looked at.
+
+    body: botocore's, whose own `read` waits until all it was asked for is there, however slowly that drips in; so the
+    stream inside is asked, for what has come. What comes is late by one silence of the server at most.
+    Raises TimeoutError, and what urllib3 raises.
+    """
+    while deadline.left_s() and (piece := body._raw_stream.read1(most)):
+        yield piece
 
 
 def call_pool(*, size: int) -> urllib3.PoolManager:
@@ -81,12 +105,13 @@ def call_pool(*, size: int) -> urllib3.PoolManager:
 
 
 class _Timed(io.RawIOBase):
-    """The reading side of a socket, each read limited to the time left."""
+    """The reading side of a socket, each read limited to the time left, and to the read time limit where it has one."""
 
     def __init__(self, sock: socket, deadline: Deadline) -> None:
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
         self._deadline = deadline
+        self._silence_s = sock.gettimeout()
 
     def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
         """What http.client asks a socket for."""
@@ -96,7 +121,8 @@ class _Timed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._deadline.left_s())
+        left_s = self._deadline.left_s()
+        self._sock.settimeout(left_s if self._silence_s is None else min(left_s, self._silence_s))
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -104,7 +130,7 @@ class _Timed(io.RawIOBase):
         super().close()
 
 
-class _Deadlined:
+class Deadlined:
     """Mixed into urllib3's connections."""
 
     sock: socket | None
@@ -130,11 +156,11 @@ class _Deadlined:
         return HTTPResponse(sock if deadline is None else _Timed(sock, deadline), *args, **kw)  # type: ignore[arg-type]
 
 
-class _CallConnection(_Deadlined, HTTPConnection):  # type: ignore[misc]
+class _CallConnection(Deadlined, HTTPConnection):  # type: ignore[misc]
     pass
 
 
-class _CallConnectionTLS(_Deadlined, HTTPSConnection):  # type: ignore[misc]
+class _CallConnectionTLS(Deadlined, HTTPSConnection):  # type: ignore[misc]
     pass
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from botocore.response import StreamingBody
 from PIL import Image
 
 from models import catalogue
@@ -797,6 +798,59 @@ def test_an_upload_that_is_throttled_is_no_throttle_of_the_model(tmp_path: Path)
     assert not any("generation" in request.line for request in server.requests)
 
 
+def the_upload(does: Behaviour) -> Behaviour:
+    """A provider whose upload host answers as `does`."""
+
+    def behave(peer: Peer) -> None:
+        request = peer.read_request()
+        if "/uploads?" in request.line:
+            peer.answer(200, policy(f"http://127.0.0.1:{peer.server.port}/bucket"))
+        elif request.line.startswith("POST /bucket"):
+            does(peer)
+        else:
+            peer.answer(200, GOOD)
+
+    return behave
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"HTTP/1.1 403 No\r\nContent-Length: 999\r\n\r\n"])
+def test_an_upload_whose_answer_drips_ends_with_the_call_and_buys_nothing(tmp_path: Path, head: bytes):
+    photos = a_photo(tmp_path, large=True), a_photo(tmp_path, large=True, name="two.bmp")
+    behaviour = the_upload(lambda peer: peer.drip(head + b"x" * 9999, 0.02))
+    with (
+        serve(behaviour) as server,
+        provider(server.url, PACKSHOT_ALLOW_PRIVATE_HOSTS=True, PACKSHOT_CALL_TIMEOUT_S=1.0) as made,
+    ):
+        started = time.monotonic()
+        with pytest.raises(NotSent):
+            made.edit(an_edit(*photos), region=REGION, attempt="1")
+        assert time.monotonic() - started < 4
+    assert not any("generation" in request.line for request in server.requests)
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_an_endless_answer_to_an_upload_is_not_read(tmp_path: Path, status: int):
+    # given an upload host that answers 300 MB
+    sent: list[int] = []
+
+    def endless(peer: Peer) -> None:
+        peer.send(b"HTTP/1.1 %d x\r\nContent-Length: 300000000\r\n\r\n" % status)
+        for _ in range(300):
+            sent.append(1_000_000)
+            peer.send(bytes(1_000_000))
+
+    photos = a_photo(tmp_path, large=True), a_photo(tmp_path, large=True, name="two.bmp")
+    # when something is uploaded there
+    with (
+        serve(the_upload(endless)) as server,
+        provider(server.url, PACKSHOT_ALLOW_PRIVATE_HOSTS=True) as made,
+        contextlib.nullcontext() if status == 200 else pytest.raises(NotSent, match="HTTP 403"),
+    ):
+        made.edit(an_edit(*photos), region=REGION, attempt="1")
+    # then the status counts, and the rest is left where it is
+    assert sum(sent) < 50_000_000
+
+
 def test_an_upload_host_on_our_own_network_is_refused(tmp_path: Path):
     photos = a_photo(tmp_path, large=True), a_photo(tmp_path, large=True, name="two.bmp")
     behaviour = Oss()
@@ -810,17 +864,10 @@ def test_an_upload_host_on_our_own_network_is_refused(tmp_path: Path):
 def test_a_picture_in_s3_is_fetched_checked_and_sent(tmp_path: Path):
     photo = a_photo(tmp_path)
 
-    class Body:
-        def iter_chunks(self, _: int) -> Iterator[bytes]:
-            yield Path(photo.ref).read_bytes()
-
-        def close(self) -> None:
-            pass
-
     class Client:
         def get_object(self, **where: str) -> dict[str, Any]:
             assert where == {"Bucket": "shop", "Key": "in/photo.bmp"}
-            return {"Body": Body()}
+            return {"Body": StreamingBody(Path(photo.ref).open("rb"), photo.size)}
 
     with serve(answering(200, GOOD)) as server:
         known = settings(server.url)

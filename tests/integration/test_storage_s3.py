@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from models import settings as settings_
-from models.errors import StorageRefused, StorageUnavailable
+from models.edit import Edit, Picture
+from models.errors import NotSent, StorageRefused, StorageUnavailable
+from tests.servers.misbehaving import serve
 from tests.servers.s3 import S3Process
 from worker import bucket
+from worker.inputs import Inputs
 from worker.storage import Stored, open_storage
 
 FACTS = {
@@ -319,3 +322,44 @@ def test_a_silent_server_is_given_up_after_the_read_time_limit(monkeypatch):
         # when, then
         with pytest.raises(StorageUnavailable, match="timeout"):
             storage.head("a.png")
+
+
+def test_an_object_larger_than_any_picture_is_refused_and_not_read_to_its_end(as_told, monkeypatch):
+    monkeypatch.setattr(bucket, "MAX_BYTES", 1000)
+    as_told.answers["GET"] = (200, {}, bytes(1000))
+    assert len(told(as_told).read("a.png")) == 1000
+    as_told.answers["GET"] = (200, {}, bytes(1001))
+    with pytest.raises(StorageRefused, match="larger than any picture"):
+        told(as_told).read("a.png")
+
+
+def drip(peer):
+    peer.read_request()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+    peer.drip(bytes(99999), 0.02)
+
+
+def test_an_object_that_drips_is_given_up_when_its_time_is_over(monkeypatch):
+    monkeypatch.setattr(bucket, "READ_TOTAL_S", 0.2)
+    with serve(drip) as server, pytest.raises(StorageUnavailable, match="time limit of the whole"):
+        dripping(server).read("a.png")
+
+
+def test_an_input_picture_that_drips_is_given_up_with_its_call():
+    edit = Edit("qwen-image-2.0", (Picture("s3://pictures/a.jpg"),), "a shoe", {}, 7)
+    known = settings_.Settings(PACKSHOT_CALL_TIMEOUT_S=0.2)
+    with (
+        serve(drip) as server,
+        pytest.raises(NotSent, match="time limit of the whole"),
+        Inputs(known, s3=lambda: dripping(server).client).prepare(edit, lambda _: ""),
+    ):
+        pass
+
+
+def dripping(server):
+    environ = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    return open_storage("s3://pictures", settings_.load(environ=environ, cwd=Path("/nonexistent")))

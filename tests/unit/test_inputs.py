@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.response import StreamingBody
 from PIL import Image, ImageCms, PngImagePlugin
 
 from models.edit import Edit, Picture
@@ -344,19 +345,16 @@ class Bucket:
     """What Inputs needs of an S3 client: one object, or one error."""
 
     def __init__(self, data=b"", error=None):
-        self.data, self.error, self.closed = data, error, False
+        self.body, self.error = StreamingBody(io.BytesIO(data), len(data)), error
 
     def get_object(self, **_):
         if self.error:
             raise self.error
-        return {"Body": self}
+        return {"Body": self.body}
 
-    def iter_chunks(self, size):
-        for start in range(0, len(self.data), size):
-            yield self.data[start : start + size]
-
-    def close(self):
-        self.closed = True
+    @property
+    def closed(self):
+        return self.body._raw_stream.closed
 
 
 def client_error(code, status):
