@@ -184,6 +184,10 @@ class Model:
     def currency(self, region: str) -> str | None:
         return next((p.currency for p in self.prices if p.region == region), None)
 
+    @property
+    def bills_inputs(self) -> bool:
+        return any(price.input_micros for price in self.prices)
+
     def retired_on(self, day: date) -> bool:
         return self.retires is not None and day >= self.retires
 
@@ -221,15 +225,16 @@ def parse_limits(text: str) -> dict[str, tuple[Limit, ...]]:
 
 
 def parse_prices(text: str) -> dict[str, tuple[Price, ...]]:
-    """`qwen-image-3.0@cn-hongkong=0.18 CNY` (also `MODEL:1k@...`, `MODEL:2k@...`) -> prices by model.
+    """`qwen-image-3.0@cn-hongkong=0.18 CNY + 0.02/input` (also `MODEL:1k@...`, `MODEL:2k@...`) -> prices by model.
 
-    For what the price page leaves open, or a contract that differs from it. Raises ValueError, in words fit to print.
+    For what the price page leaves open, or a contract that differs from it. Where the model bills inputs and `/input`
+    is left out, the listed price of an input stays. Raises ValueError, in words fit to print.
     """
     prices: dict[str, tuple[Price, ...]] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         match = re.match(r"^([\w.\-]+?)(?::(1k|2k))?@([\w\-]+)\s*=\s*([^+]+?)(?:\s*\+\s*([\d.]+)\s*/input)?$", part)
         if not match:
-            raise ValueError(f"{part!r} is not MODEL@REGION=AMOUNT CURRENCY; write qwen-image-3.0@cn-hongkong=0.18 CNY")
+            raise ValueError(f"{part!r} is not MODEL@REGION=AMOUNT CURRENCY; write qwen-image-2.0@cn-beijing=0.18 CNY")
         name, tier, region, amount, per_input = match.groups()
         if name not in CATALOGUE:
             raise ValueError(f"{name!r} is not a model; {did_you_mean(name)}")
@@ -240,9 +245,37 @@ def parse_prices(text: str) -> dict[str, tuple[Price, ...]]:
         micros, currency = parse_amount(amount)
         if currency is None:
             raise ValueError(f"{part!r} names no currency; write {amount} CNY")
-        input_micros = parse_amount(per_input)[0] if per_input else 0
+        if any((price.region, price.tier) == (region, tier or None) for price in prices.get(name, ())):
+            raise ValueError(f"{part!r} gives a price that was given before; write it once")
+        input_micros = parse_amount(per_input)[0] if per_input else _listed_input(CATALOGUE[name], region, currency)
+        if input_micros is None:
+            raise ValueError(
+                f"{name} bills input pictures, and no price of one is listed for {region} in {currency}; "
+                f"write {part} + AMOUNT/input"
+            )
         prices[name] = (*prices.get(name, ()), Price(region, currency, micros, tier, input_micros))
+    for name, model in with_overrides(prices=prices).items():
+        _check_currencies(model, {price.region for price in prices.get(name, ())})
     return prices
+
+
+def _listed_input(model: Model, region: str, currency: str) -> int | None:
+    """What an input picture costs by the list, or None where that is open: a price of another currency is none."""
+    if not model.bills_inputs:
+        return 0
+    listed = [p for p in model.prices if (p.region, p.currency) == (region, currency)]
+    return max(listed, key=lambda p: p.since).input_micros if listed else None
+
+
+def _check_currencies(model: Model, regions: Iterable[str]) -> None:
+    """Amounts are booked as numbers of the region's one currency. Raises ValueError."""
+    for region in regions:
+        found = sorted({price.currency for price in model.prices if price.region == region})
+        if len(found) > 1:
+            raise ValueError(
+                f"{model.id} would be billed in {' and '.join(found)} in {region}; give its 1k and its 2k price there "
+                "in one currency"
+            )
 
 
 def with_overrides(
@@ -254,8 +287,12 @@ def with_overrides(
         models[name] = replace(models[name], limits=own)
     for name, added in (prices or {}).items():
         if models[name].sized_price:
+            given = {(price.region, price.tier) for price in added}
             added = tuple(
-                replace(price, tier=tier) for price in added for tier in ((price.tier,) if price.tier else ("1k", "2k"))
+                replace(price, tier=tier)
+                for price in added
+                for tier in ((price.tier,) if price.tier else ("1k", "2k"))
+                if price.tier or (price.region, tier) not in given
             )
         replaced = {(p.region, p.tier) for p in added}
         kept = tuple(p for p in models[name].prices if (p.region, p.tier) not in replaced)

@@ -214,7 +214,8 @@ class RowCheck:
             others = ", ".join(model.regions)
             self.problems.error(cell, f"{name} is not offered in {region}", f"it is in {others}")
         elif region is not None and any(model.price(region, self.today, tier) is None for tier in tiers):
-            hint = f'set PACKSHOT_PRICES="{name}@{region}=AMOUNT CURRENCY" from your contract'
+            wanted = "AMOUNT CURRENCY + AMOUNT/input" if model.bills_inputs else "AMOUNT CURRENCY"
+            hint = f'set PACKSHOT_PRICES="{name}@{region}={wanted}" from your contract'
             self.problems.error(cell, f"no price of {name} in {region} is known", hint)
         if model.retires is not None:
             gone = "was announced to end" if model.retired_on(self.today) else "will end"

@@ -246,11 +246,11 @@ def test_limits_that_are_none_are_refused_with_what_to_write(text, sentence):
 
 
 def test_prices_are_read():
-    found = parse_prices("qwen-image-3.0@cn-hongkong=0.18 CNY + 0.02/input, qwen-image-3.0-pro:2k@us-east-1=0.5 USD")
+    found = parse_prices("qwen-image-3.0@cn-hongkong=0.18 CNY + 0.02/input, qwen-image-3.0-pro:2k@us-east-1=0.4 CNY")
 
     assert found == {
         "qwen-image-3.0": (Price("cn-hongkong", "CNY", 180_000, None, 20_000),),
-        "qwen-image-3.0-pro": (Price("us-east-1", "USD", 500_000, "2k"),),
+        "qwen-image-3.0-pro": (Price("us-east-1", "CNY", 400_000, "2k", 20_000),),  # the listed price of an input stays
     }
     assert parse_prices("") == {}
 
@@ -258,12 +258,23 @@ def test_prices_are_read():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("qwen-image-2.0=0.2 CNY", "write qwen-image-3.0@cn-hongkong=0.18 CNY"),
+        ("qwen-image-2.0=0.2 CNY", "write qwen-image-2.0@cn-beijing=0.18 CNY"),
         ("qwen-image-9@cn-beijing=0.2 CNY", "'qwen-image-9' is not a model; did you mean"),
         ("qwen-image-2.0@beijing=0.2 CNY", "'beijing' is not a region; write one of cn-beijing"),
         ("qwen-image-2.0@cn-beijing=0.2", "names no currency; write 0.2 CNY"),
         ("qwen-image-2.0@cn-beijing=0.2 EUR", "EUR is not billed"),
         ("qwen-image-2.0@cn-beijing=free", "is not an amount of money"),
+        (
+            "qwen-image-3.0@cn-hongkong=0.18 CNY",
+            "listed for cn-hongkong in CNY; write qwen-image-3.0@cn-hongkong=0.18 CNY + AMOUNT/input",
+        ),
+        ("qwen-image-3.0@cn-beijing=0.03 USD", "write qwen-image-3.0@cn-beijing=0.03 USD + AMOUNT/input"),
+        ("qwen-image-3.0-pro:2k@us-east-1=0.08 USD + 0.003/input", "would be billed in CNY and USD in us-east-1"),
+        (
+            "qwen-image-3.0:1k@us-east-1=1 CNY, qwen-image-3.0:2k@us-east-1=1 USD + 0/input",
+            "would be billed in CNY and USD",
+        ),
+        ("qwen-image-2.0@cn-beijing=0.2 CNY, qwen-image-2.0@cn-beijing=0.3 CNY", "given before; write it once"),
         ("qwen-image-2.0:1k@cn-beijing=0.2 CNY", "one price for every size; write qwen-image-2.0@cn-beijing=0.2 CNY"),
     ],
 )
@@ -287,6 +298,33 @@ def test_an_accounts_own_figures_replace_the_listed_ones_and_nothing_else():
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "one_input"),
+    [
+        ("qwen-image-3.0@cn-beijing=0.15 CNY", 20_000),
+        ("qwen-image-3.0@ap-southeast-1=0.15 USD", 3_000),
+        ("qwen-image-3.0@cn-beijing=0.15 CNY + 0.01/input", 10_000),
+        ("qwen-image-3.0@cn-beijing=0.15 CNY + 0/input", 0),
+        ("qwen-image-3.0@cn-beijing=0.15 USD + 0.003/input", 3_000),
+        ("qwen-image-2.0@cn-beijing=0.15 CNY", 0),
+    ],
+)
+def test_the_listed_price_of_an_input_stays_unless_another_is_given(text, one_input):
+    name, _, region = text.partition("=")[0].partition("@")
+    own = with_overrides(prices=parse_prices(text))[name]
+
+    assert own.cost_micros(region, TODAY, pictures=1, inputs=2, area_px=1024**2) == 150_000 + 2 * one_input
+
+
+def test_a_price_of_one_tier_wins_over_one_for_all_sizes():
+    text = "qwen-image-3.0-pro@cn-beijing=0.30 CNY, qwen-image-3.0-pro:1k@cn-beijing=0.10 CNY"
+    own = with_overrides(prices=parse_prices(text))["qwen-image-3.0-pro"]
+
+    costs = [own.cost_micros("cn-beijing", TODAY, pictures=1, inputs=0, area_px=area) for area in (1024**2, 2048**2)]
+
+    assert costs == [100_000, 300_000]
+
+
 def test_a_price_of_one_tier_leaves_the_other():
     own = with_overrides(prices=parse_prices("qwen-image-3.0-pro:1k@cn-beijing=0.10 CNY"))["qwen-image-3.0-pro"]
 
@@ -296,10 +334,10 @@ def test_a_price_of_one_tier_leaves_the_other():
 
 
 def test_a_missing_price_can_be_given():
-    own = with_overrides(prices=parse_prices("qwen-image-3.0@cn-hongkong=0.18 CNY"))["qwen-image-3.0"]
+    own = with_overrides(prices=parse_prices("qwen-image-3.0@cn-hongkong=0.18 CNY + 0.02/input"))["qwen-image-3.0"]
 
     assert own.currency("cn-hongkong") == "CNY"
-    assert own.worst_case_micros("cn-hongkong", TODAY, n=1, inputs=1, size=None) == 180_000
+    assert own.worst_case_micros("cn-hongkong", TODAY, n=1, inputs=1, size=None) == 200_000
 
 
 def test_a_name_that_is_nothing_like_any_gets_the_list():

@@ -300,16 +300,16 @@ def test_a_model_that_is_not_offered_here_or_has_no_price_is_told(folder):
     unpriced = plan(folder, text, region="cn-hongkong", model="qwen-image-3.0")
     assert told(unpriced) == [
         "--set model: no price of qwen-image-3.0 in cn-hongkong is known; "
-        'set PACKSHOT_PRICES="qwen-image-3.0@cn-hongkong=AMOUNT CURRENCY" from your contract'
+        'set PACKSHOT_PRICES="qwen-image-3.0@cn-hongkong=AMOUNT CURRENCY + AMOUNT/input" from your contract'
     ]
     priced = plan(
         folder,
         text,
-        environ={"PACKSHOT_PRICES": "qwen-image-3.0@cn-hongkong=0.18 CNY"},
+        environ={"PACKSHOT_PRICES": "qwen-image-3.0@cn-hongkong=0.18 CNY + 0.02/input"},
         region="cn-hongkong",
         model="qwen-image-3.0",
     )
-    assert (priced.quote_micros, priced.currency) == (180_000, "CNY")
+    assert (priced.quote_micros, priced.currency) == (200_000, "CNY")
 
 
 def test_retirement_is_one_warning_a_model(folder):
