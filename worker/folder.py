@@ -2,12 +2,12 @@
 
 Files carry no metadata, so each picture `KEY` has a small JSON beside the tree, `.packshot/objects/KEY.json`; the
 folders that people look at hold pictures alone. It counts only while it agrees with the picture's size: a file that
-somebody else put in the place of ours is foreign.
+somebody else put in the place of ours is foreign, and so is one whose sidecar somebody removed.
 
 A picture is written to `.packshot/parts/`, flushed to the disk, read back, and renamed to its name; what watches the
-folder never sees a half-written one. The sidecar is renamed in place just before, not flushed: the ledger knows the
-same facts durably, and a picture without sidecar is merely copied again. A killed process can leave a part behind;
-`check` removes parts older than a day.
+folder never sees a half-written one. Its sidecar is in place before, flushed like the picture, and speaks of the
+picture that is replaced as well: a kill or a power cut between the two renames leaves one that is still ours. A killed
+process can leave a part behind; `check` removes parts older than a day.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from models.errors import StorageError, StorageRefused, StorageUnavailable
 from worker.storage import RESERVED, Found, Stored, checked_key
@@ -41,9 +42,10 @@ class FolderStorage:
             if self._holds(path, sidecar, data, facts):
                 return Stored(key, len(data), sha256, existed=True)
             self._make_folders(os.path.dirname(path), os.path.dirname(sidecar), self._parts)
-            note = json.dumps({"size": len(data), "metadata": facts}, ensure_ascii=False, indent=1).encode()
-            with self._part(data, sha256) as picture, self._part(note, None) as description:
+            note = self._note(len(data), facts, replaced=self.head(key))
+            with self._part(data, sha256) as picture, self._part(note, _sha256(note)) as description:
                 os.replace(description, sidecar)
+                _flush_folder(os.path.dirname(sidecar))
                 os.replace(picture, path)
             _flush_folder(os.path.dirname(path))
         return Stored(key, len(data), sha256)
@@ -89,7 +91,7 @@ class FolderStorage:
         with _in_words(self.place):
             self._make_folders(self._parts)
             data = secrets.token_bytes(64)
-            with self._part(data, hashlib.sha256(data).hexdigest()) as part:
+            with self._part(data, _sha256(data)) as part:
                 probe = os.path.join(self.place, f".packshot-probe-{os.path.basename(part)}")
                 os.replace(part, probe)
                 try:
@@ -126,11 +128,20 @@ class FolderStorage:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return False
 
+    @staticmethod
+    def _note(size: int, facts: Mapping[str, str], *, replaced: Found | None) -> bytes:
+        note: dict[str, Any] = {"size": size, "metadata": facts}
+        if replaced is not None and replaced.is_ours:
+            note["replaced"] = {"size": replaced.size, "metadata": replaced.metadata}
+        return json.dumps(note, ensure_ascii=False, indent=1).encode()
+
     def _metadata(self, sidecar: str, size: int) -> dict[str, str]:
         self._refuse_outside(sidecar)
         try:
             with open(sidecar, encoding="utf-8") as file:
                 note = json.load(file)
+            if note["size"] != size:
+                note = note["replaced"]
             if note["size"] == size:
                 return {str(name): str(value) for name, value in note["metadata"].items()}
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
@@ -153,23 +164,18 @@ class FolderStorage:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
 
     @contextlib.contextmanager
-    def _part(self, data: bytes, sha256: str | None) -> Iterator[str]:
-        """A file of its own name with the data in it; gone afterwards unless it was renamed.
-
-        With a sha256 it is flushed to the disk and read back.
-        """
+    def _part(self, data: bytes, sha256: str) -> Iterator[str]:
+        """A file of its own name with the data in it, flushed and read back; gone afterwards unless it was renamed."""
         path = os.path.join(self._parts, f"{os.getpid()}-{secrets.token_hex(8)}")
         try:
             with open(path, "xb") as file:
                 file.write(data)
-                if sha256 is not None:
-                    file.flush()
-                    os.fsync(file.fileno())
-            if sha256 is not None:
-                with open(path, "rb") as file:
-                    kept = hashlib.file_digest(file, "sha256").hexdigest()
-                if kept != sha256:
-                    raise StorageUnavailable(f"{path}: what was read back is not what was written; look after the disk")
+                file.flush()
+                os.fsync(file.fileno())
+            with open(path, "rb") as file:
+                kept = hashlib.file_digest(file, "sha256").hexdigest()
+            if kept != sha256:
+                raise StorageUnavailable(f"{path}: what was read back is not what was written; look after the disk")
             yield path
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -181,6 +187,10 @@ class FolderStorage:
                 with contextlib.suppress(FileNotFoundError):
                     if entry.stat(follow_symlinks=False).st_mtime < older_than:
                         os.unlink(entry.path)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _flush_folder(path: str) -> None:

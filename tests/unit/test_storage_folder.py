@@ -57,6 +57,54 @@ def test_a_new_picture_replaces_the_old_one_whole(storage):
     assert storage.head("a.png").size == 5
 
 
+def test_a_kill_between_the_two_renames_leaves_a_picture_that_is_still_ours(storage, monkeypatch):
+    # given a picture, and a death just before its successor gets its name
+    put(storage, "a.png", b"old", seed="7")
+
+    def die_at_the_picture(part, name, replace=os.replace):
+        if name.endswith("a.png"):
+            raise KeyboardInterrupt
+        replace(part, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.os, "replace", die_at_the_picture)
+        with pytest.raises(KeyboardInterrupt):
+            put(storage, "a.png", b"newer", seed="8")
+    # then the old one is there and ours, and the new one takes its place next time
+    assert storage.read("a.png") == b"old"
+    assert storage.head("a.png").metadata == {**FACTS, "seed": "7", "sha256": hashlib.sha256(b"old").hexdigest()}
+    assert not put(storage, "a.png", b"newer", seed="8").existed
+    assert storage.head("a.png").metadata["seed"] == "8"
+
+
+def test_a_power_cut_cannot_leave_a_picture_without_its_sidecar(storage, tmp_path, monkeypatch):
+    # given a disk that tells what is flushed and renamed, in order
+    done = []
+
+    def fsync(handle, really=os.fsync):
+        done.append(("flushed", os.readlink(f"/proc/self/fd/{handle}")))
+        really(handle)
+
+    def replace(part, name, really=os.replace):
+        assert ("flushed", part) in done
+        really(part, name)
+        done.append(("renamed", name))
+
+    put(storage, "b.png")  # makes the folders
+    monkeypatch.setattr(folder.os, "fsync", fsync)
+    monkeypatch.setattr(folder.os, "replace", replace)
+    # when a picture is kept
+    put(storage, "a.png")
+    # then its sidecar is on the disk, name and all, before the picture has its name
+    out = str(tmp_path / "out")
+    assert done[-4:] == [
+        ("renamed", f"{out}/.packshot/objects/a.png.json"),
+        ("flushed", f"{out}/.packshot/objects"),
+        ("renamed", f"{out}/a.png"),
+        ("flushed", out),
+    ]
+
+
 def test_nothing_is_found_where_nothing_is(storage, tmp_path):
     assert storage.head("a.png") is None
     assert list(storage.existing(["a.png", "b/c.png"])) == []
