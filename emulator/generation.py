@@ -14,6 +14,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -57,27 +58,29 @@ async def _serve(house: House, request: Request, call: Call) -> Response:
         call.fault = wanted.fault.name
         return Reset()
     authorise(request, house.options.api_key)
-    body = await _body(request)
-    order = await _order(house, request, body, call)
+    order = await _order(house, request, call)
     if not house.limits.admit(order.model.id, call.at):
         raise refusals.rate_quota()
     try:
         inputs = await _in_thread(house, _open, house, order, request)
+        order = replace(order, images=())  # thousands of calls may wait below: none of them with its pictures in hand
         wanted = house.faults.take(call.ordinal, order.model.id, order.prompt)
         waited = await _refuse_if_wanted(request, call, wanted)
     except Refusal:
         house.limits.give_back(order.model.id, call.at)
         raise
+    size, count = output_size(order, inputs), len(inputs)
     if wanted and not waited and not wanted.fault.billed:
+        inputs.clear()
         return await _ending(house, call, order, wanted, b"")
 
     seed = random.randrange(2**31) if order.seed is None else order.seed
     urls = await _in_thread(house, _work, house, order, inputs, call, seed, wanted)
-    size = output_size(order, inputs)
+    inputs.clear()
     await asyncio.sleep(max(0.0, _latency_s(house, order, call, wanted) - (house.clock() - call.at)))
-    _bill(house, call, order, seed, request.headers.get("x-packshot-attempt"), size, len(inputs), len(urls))
+    _bill(house, call, order, seed, request.headers.get("x-packshot-attempt"), size, count, len(urls))
     base = f"{request.url.scheme}://{request.headers.get('host', request.url.netloc)}"
-    answer = _answer(order, call, [base + url for url in urls], size, len(inputs))
+    answer = _answer(order, call, [base + url for url in urls], size, count)
     if wanted and wanted.fault.ending == "no_usage":
         del answer["usage"]
     content = json.dumps(answer, ensure_ascii=False).encode()
@@ -109,7 +112,8 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-async def _order(house: House, request: Request, body: bytes, call: Call) -> Order:
+async def _order(house: House, request: Request, call: Call) -> Order:
+    body = await _body(request)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise refusals.invalid("Required body invalid, please check the request body format.")
 

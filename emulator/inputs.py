@@ -41,7 +41,7 @@ MIME = {
     "image/webp": "WEBP",
     "image/gif": "GIF",
 }
-CACHED_PIXELS = 24_000_000  # decoded pictures kept for the next call that sends the same bytes
+CACHED_PIXELS = 16_000_000  # decoded pictures kept, at 4 bytes each, for the next call that sends the same bytes
 _pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2, read=5))
 
 

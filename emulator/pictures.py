@@ -28,7 +28,7 @@ DEFAULT_AREA_PX = 1024 * 1024
 AREA_2K_PX = 2048 * 2048
 WATERMARK = "Qwen-Image"
 MARK = "rehearsal"
-CUT_OUTS = 24  # masks kept; finding the subject is the dearest step and the same for every prompt
+CUT_OUT_PIXELS = 16_000_000  # kept, at 5 bytes each: finding the subject is the dearest step, the same for every prompt
 
 
 def output_size(order: Order, inputs: list[Input]) -> tuple[int, int]:
@@ -104,9 +104,13 @@ class Pictures:
         made = CutOut(_opaque(picture), mask)
         with self._lock:
             self._cut_outs[key] = made
-            while len(self._cut_outs) > CUT_OUTS:
+            while len(self._cut_outs) > 1 and sum(_pixels(kept) for kept in self._cut_outs.values()) > CUT_OUT_PIXELS:
                 self._cut_outs.popitem(last=False)
         return made
+
+
+def _pixels(cut_out: CutOut) -> int:
+    return cut_out.picture.width * cut_out.picture.height
 
 
 def _edit(source: CutOut, wish: Wish, light: float, lean: float) -> Image.Image:

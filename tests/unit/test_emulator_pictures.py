@@ -41,6 +41,17 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return sum(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean) / 3
 
 
+def test_the_cut_outs_that_are_kept_are_bounded_by_their_pixels(monkeypatch):
+    monkeypatch.setattr("emulator.pictures.CUT_OUT_PIXELS", 500_000)
+    pictures = Pictures()
+
+    for width in range(400, 410):
+        pictures.draw(order("on white", size=None), [product((width, 500))], 7, 0)
+
+    kept = [cut_out.picture.size for cut_out in pictures._cut_outs.values()]
+    assert kept == [(408, 500), (409, 500)]  # the youngest; 200,000 pixels each
+
+
 def test_asked_sizes_move_to_the_nearest_multiple_of_sixteen():
     assert (nearest_on_grid(1033), nearest_on_grid(1032)) == (1040, 1024)
     assert drawn(order("on white", size=(1033, 1032)), product()).size == (1040, 1024)
