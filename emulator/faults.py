@@ -77,8 +77,22 @@ FAULTS = {
             "Throttling.AllocationQuota",
             "Allocated quota exceeded, please increase your quota limit.",
         ),
+        _refused(
+            "free_quota_used_up",
+            "429: the free quota is used up and the account has no way to pay; the code is throttled_quota's.",
+            429,
+            "Throttling.AllocationQuota",
+            "Free allocated quota exceeded.",
+        ),
         _refused("throttled", "429: throttled without a reason.", 429, "Throttling", "Requests throttling triggered."),
         _refused("http_500", "500: an internal error.", 500, "InternalError", "Internal server error."),
+        _refused(
+            "request_timeout",
+            "500: the provider itself had no time left for the picture.",
+            500,
+            "RequestTimeOut",
+            "Request timed out, please try again later.",
+        ),
         _refused(
             "http_503",
             "503: the model is unavailable.",
@@ -92,6 +106,13 @@ FAULTS = {
             503,
             "ModelServingError",
             "Too many requests. Your requests are being throttled due to system capacity limits.",
+        ),
+        _refused(
+            "gateway_json",
+            "504: the gateway had no time left, and says so in JSON; nothing is billed.",
+            504,
+            "GatewayTimeout",
+            "Gateway timeout.",
         ),
         Fault("gateway_html", "502: a page of the gateway; nothing is billed.", ending="page", page=502),
         Fault(
@@ -121,6 +142,13 @@ FAULTS = {
             "DataInspectionFailed",
             "Output data may contain inappropriate content.",
         ),
+        _refused(
+            "download_failed",
+            "400: the provider could not fetch an input picture.",
+            400,
+            "InvalidParameter",
+            "Failed to download multimodal content",
+        ),
         Fault("no_usage", "A good answer that says nothing about usage.", billed=True, ending="no_usage"),
         _refused(
             "error_200", "An error under HTTP 200.", 200, "InternalError.Algo", "An error occurred during inference."
@@ -133,7 +161,31 @@ FAULTS = {
             "Arrearage",
             "Access denied, please make sure your account is in good standing.",
         ),
+        _refused(
+            "not_purchased",
+            "429: the service was never bought.",
+            429,
+            "CommodityNotPurchased",
+            "Commodity has not purchased yet.",
+        ),
+        _refused(
+            "prepaid_overdue", "429: the prepaid bill is overdue.", 429, "PrepaidBillOverdue", "Prepaid bill overdue."
+        ),
+        _refused(
+            "postpaid_overdue",
+            "429: the postpaid bill is overdue.",
+            429,
+            "PostpaidBillOverdue",
+            "Postpaid bill overdue.",
+        ),
         _refused("bad_key", "401: the key is not valid any more.", 401, "InvalidApiKey", "Invalid API-key provided."),
+        _refused(
+            "model_denied",
+            "403: the key has no grant for the model.",
+            403,
+            "Model.AccessDenied",
+            "Model access denied.",
+        ),
         _refused(
             "free_tier_only",
             "403: the free tier is used up while only the free tier may be used.",

@@ -86,3 +86,18 @@ def test_every_fault_says_what_it_does_and_contradicts_itself_nowhere(fault):
         assert fault.refusal.message
     if fault.download or fault.withheld or fault.ending in ("half", "no_usage"):
         assert fault.billed, "something is delivered, so something is billed"
+
+
+def test_there_is_a_fault_for_every_kind_of_429():
+    kinds = {(fault.refusal.code, fault.refusal.message) for fault in FAULTS.values() if fault.refusal}
+
+    assert {code for code, _ in kinds} >= {
+        "Throttling",
+        "Throttling.RateQuota",
+        "Throttling.BurstRate",
+        "Throttling.AllocationQuota",
+        "CommodityNotPurchased",
+        "PrepaidBillOverdue",
+        "PostpaidBillOverdue",
+    }
+    assert ("Throttling.AllocationQuota", "Free allocated quota exceeded.") in kinds
