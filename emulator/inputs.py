@@ -13,14 +13,18 @@ import io
 import ipaddress
 import re
 import socket
+import ssl
 import threading
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Literal
 from urllib.parse import urlsplit
 
-import urllib3
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
 
 from emulator import refusals
 from emulator.refusals import invalid
@@ -41,8 +45,9 @@ MIME = {
     "image/webp": "WEBP",
     "image/gif": "GIF",
 }
+FETCH_SILENCE_S = 5.0
+FETCH_TOTAL_S = 30.0
 CACHED_PIXELS = 16_000_000  # decoded pictures kept, at 4 bytes each, for the next call that sends the same bytes
-_pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=2, read=5))
 
 
 @dataclass(frozen=True)
@@ -100,21 +105,18 @@ class Inputs:
             raise refusals.not_ascii_url()
         if self._fetch == "none":
             raise refusals.not_downloaded()
-        if not _in_house(url, self._fetch):
+        address = _house_address(url, self._fetch)
+        if address is None:
             if self._fetch == "standin":
                 return stand_in(url)
             raise refusals.not_downloaded()
         try:
-            answer = _pool.request("GET", url, redirect=False, preload_content=False)
-            try:
-                content = answer.read(FILE_MAX + 1)
-            finally:
-                answer.close()
-        except urllib3.exceptions.HTTPError:
+            content = _get(url, address)
+        except (HTTPError, HTTPException, OSError):
             raise refusals.not_downloaded() from None
-        if answer.status != 200 or not content:
+        if not content:
             raise refusals.not_downloaded()
-        return bytes(content)
+        return content
 
 
 def decode(content: bytes, mime: str | None) -> Image.Image:
@@ -147,17 +149,61 @@ def _from_data_uri(ref: str) -> tuple[str, bytes]:
         raise invalid("Invalid image format or corrupted file") from None
 
 
-def _in_house(url: str, fetch: Fetch) -> bool:
-    """Whether every address behind the name is loopback (or, where allowed, private)."""
+def _get(url: str, address: str) -> bytes:
+    """What an address of this house serves, from the very IP address that was looked at; empty where it is no success.
+
+    Raises OSError, HTTPException or HTTPError; TimeoutError after FETCH_TOTAL_S, however slowly the answer drips in.
+    """
+    parts = urlsplit(url)
+    connection: HTTPConnection
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        connection = HTTPSConnection(
+            address, parts.port, timeout=FETCH_SILENCE_S, ssl_context=context, server_hostname=parts.hostname
+        )
+    else:
+        connection = HTTPConnection(address, parts.port, timeout=FETCH_SILENCE_S)
+    connection.connect()
+    late, sock = threading.Event(), connection.sock  # the connection forgets it when the answer is the last one
+
+    def hang_up() -> None:
+        late.set()
+        with suppress(OSError):  # it is gone already
+            sock.shutdown(socket.SHUT_RDWR)
+
+    watch = threading.Timer(FETCH_TOTAL_S, hang_up)
+    watch.start()
+    try:
+        host = parts.netloc.rpartition("@")[2]
+        connection.request(
+            "GET", parts._replace(scheme="", netloc="").geturl() or "/", headers={"Host": host}, preload_content=False
+        )
+        answer = connection.getresponse()
+        content = answer.read(FILE_MAX + 1) if answer.status == 200 else b""
+    finally:
+        watch.cancel()
+        connection.close()
+    if late.is_set():  # where no length was announced, a hang-up looks like an end
+        raise TimeoutError
+    return content
+
+
+def _house_address(url: str, fetch: Fetch) -> str | None:
+    """The IP address behind the name, if all there are are loopback (or, where allowed, private).
+
+    It is the one to be asked: looked up again, the name may lead elsewhere.
+    """
     try:
         parts = urlsplit(url)
         if fetch == "standin" and not _is_literal(parts.hostname):
-            return False  # no name is looked up: the question itself would leave the house
+            return None  # no name is looked up: the question itself would leave the house
         found = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
-        return False
+        return None
     addresses = [ipaddress.ip_address(entry[4][0]) for entry in found]
-    return all(a.is_loopback or (fetch == "private" and a.is_private) for a in addresses)
+    if all(a.is_loopback or (fetch == "private" and a.is_private) for a in addresses):
+        return str(addresses[0])
+    return None
 
 
 def _is_literal(host: str | None) -> bool:

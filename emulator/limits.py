@@ -1,7 +1,9 @@
 """How many calls a model takes: a sliding window for each model id, over all keys, as the provider counts.
 
-A refused call does not occupy the window. The window is kept in memory: an emulator that starts again starts with an
-empty one, which is the only way in which it is more generous than the provider.
+A refused call does not occupy the window. A call is counted when it is read, by the moment it arrived, and one whose
+body came in slowly is not refused for calls that arrived after it: its window ends with its own arrival. The window is
+kept in memory: an emulator that starts again starts with an empty one, which is the only other way in which it is more
+generous than the provider.
 """
 
 from __future__ import annotations
@@ -64,14 +66,14 @@ def _has_room(calls: deque[float], limits: tuple[Limit, ...], now: float) -> boo
     longest = max((limit.window_s for limit in limits), default=0.0)
     while calls and calls[0] <= now - longest:
         calls.popleft()
-    return all(_in_window(calls, now - limit.window_s) < limit.requests for limit in limits)
+    return all(_in_window(calls, now - limit.window_s, now) < limit.requests for limit in limits)
 
 
-def _in_window(calls: deque[float], start: float) -> int:
-    """How many calls came after `start`; the deque is in order of time, so only the young end is walked."""
+def _in_window(calls: deque[float], start: float, end: float) -> int:
+    """How many came after `start`, until `end`; the deque is in order of time, so only the young end is walked."""
     found = 0
     for moment in reversed(calls):
         if moment <= start:
             break
-        found += 1
+        found += moment <= end
     return found

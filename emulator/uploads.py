@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import hmac
 import json
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 from starlette.responses import Response
 
 from emulator import refusals
-from emulator.results import KEY_ID, kept_secret, sign, xml_error
+from emulator.results import KEY_ID, kept_secret, same, sign, xml_error
 
 POLICY_LIFE_S = 300
 OBJECT_LIFE_S = 48 * 3600
@@ -57,7 +56,7 @@ class Uploads:
     def accept(self, form: Mapping[str, str], content: bytes) -> Response:
         """Stores the file of a form post, or answers as the object store would."""
         policy, key = form.get("policy", ""), form.get("key", "")
-        signed = hmac.compare_digest(form.get("Signature", ""), sign(self._secret, policy))
+        signed = same(form.get("Signature", ""), sign(self._secret, policy))
         if not signed or form.get("OSSAccessKeyId") != KEY_ID:
             return xml_error(403, "SignatureDoesNotMatch", "The request signature we calculated does not match.")
         terms = json.loads(base64.b64decode(policy))

@@ -192,15 +192,15 @@ class Model:
         return self.retires is not None and day >= self.retires
 
 
-_SIZE = re.compile(r"^(\d{1,5})\*(\d{1,5})$")
+_SIZE = re.compile(r"([0-9]{1,5})\*([0-9]{1,5})")
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """`1024*768` -> (1024, 768). Raises ValueError, in words fit to print; the asterisk is the native wire form."""
-    match = _SIZE.match(text.strip())
+    match = _SIZE.fullmatch(text.strip())
     if not match:
-        guess = re.match(r"^\s*(\d{2,5})\s*[xX×*, ]\s*(\d{2,5})\s*$", text)
-        hint = f"{guess[1]}*{guess[2]}" if guess else "1024*1024"
+        guess = re.match(r"^\s*(\d{2,5})\s*[xX×*＊, ]\s*(\d{2,5})\s*$", text)
+        hint = f"{int(guess[1])}*{int(guess[2])}" if guess else "1024*1024"
         raise ValueError(f"{text!r} is not WIDTH*HEIGHT; write {hint}")
     return int(match[1]), int(match[2])
 
@@ -212,7 +212,7 @@ def parse_limits(text: str) -> dict[str, tuple[Limit, ...]]:
     """
     limits: dict[str, tuple[Limit, ...]] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
-        match = re.match(r"^([\w.\-]+)\s*=\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)s$", part)
+        match = re.match(r"^([\w.\-]+)\s*=\s*([0-9]+)\s*/\s*([0-9]+(?:\.[0-9]+)?)s$", part)
         if not match:
             raise ValueError(f"{part!r} is not MODEL=REQUESTS/SECONDSs; write qwen-image-2.0=2/1s")
         if match[1] not in CATALOGUE:
@@ -232,7 +232,7 @@ def parse_prices(text: str) -> dict[str, tuple[Price, ...]]:
     """
     prices: dict[str, tuple[Price, ...]] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
-        match = re.match(r"^([\w.\-]+?)(?::(1k|2k))?@([\w\-]+)\s*=\s*([^+]+?)(?:\s*\+\s*([\d.]+)\s*/input)?$", part)
+        match = re.match(r"^([\w.\-]+?)(?::(1k|2k))?@([\w\-]+)\s*=\s*([^+]+?)(?:\s*\+\s*([0-9.]+)\s*/input)?$", part)
         if not match:
             raise ValueError(f"{part!r} is not MODEL@REGION=AMOUNT CURRENCY; write qwen-image-2.0@cn-beijing=0.18 CNY")
         name, tier, region, amount, per_input = match.groups()

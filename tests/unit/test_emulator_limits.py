@@ -23,6 +23,15 @@ def test_a_call_counts_from_its_arrival_however_long_its_pictures_are_looked_at(
     assert limits.admit("qwen-image-2.0", 1001.0)
 
 
+def test_a_call_whose_body_came_in_slowly_is_not_refused_for_later_ones():
+    limits = Limits(Clock(), {"qwen-image-2.0": (Limit(2, 1.0),)})
+    assert all(limits.admit("qwen-image-2.0", moment) for moment in (1000.6, 1001.2, 1001.7))
+
+    assert limits.admit("qwen-image-2.0", 1000.0)
+    assert limits.admit("qwen-image-2.0", 1000.1)
+    assert not limits.admit("qwen-image-2.0", 1000.2)
+
+
 def test_a_call_refused_for_another_reason_gives_its_place_back():
     limits = Limits(Clock(), {"qwen-image-2.0": (Limit(1, 1.0),)})
     limits.admit("qwen-image-2.0", 1000.0)

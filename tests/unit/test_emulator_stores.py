@@ -89,7 +89,9 @@ def test_an_address_survives_a_restart(tmp_path):
     assert status(fetched(Results(tmp_path, clock, life_s=100), address)) == 200
 
 
-@pytest.mark.parametrize("changed", [{"Signature": "AAAA"}, {"Expires": "9999999999"}, {"OSSAccessKeyId": "me"}])
+@pytest.mark.parametrize(
+    "changed", [{"Signature": "AAAA"}, {"Signature": "é\udcff"}, {"Expires": "9999999999"}, {"OSSAccessKeyId": "me"}]
+)
 def test_an_address_that_was_changed_is_refused(tmp_path, changed):
     results = Results(tmp_path, Clock(), life_s=100)
     address = results.keep("one", b"png")
