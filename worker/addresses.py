@@ -24,6 +24,9 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.WARNING)
 logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Nobody on the internet has these, whatever some versions of Python say: IPv4-compatible, site-local, a network's own
+# NAT64 (RFC 8215).
+_NEVER = tuple(ipaddress.ip_network(network) for network in ("::/96", "fec0::/10", "64:ff9b:1::/48"))
 
 
 class BlockedAddress(PackshotError):
@@ -61,6 +64,8 @@ def is_public(address: str) -> bool:
     try:
         ip = ipaddress.ip_address(address.split("%")[0])
     except ValueError:
+        return False
+    if any(ip in network for network in _NEVER):
         return False
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
