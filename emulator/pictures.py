@@ -47,7 +47,10 @@ def nearest_on_grid(side: int) -> int:
 
 
 def default_size(model: Model, ratio: float) -> tuple[int, int]:
-    """What a model chooses: about 1024 squared, or the 2k area for 3.0 and 2.1, in the ratio of the last picture."""
+    """What a model chooses, in the ratio of the last picture: about 1024 squared; the 2k area for 3.0, as was seen.
+
+    assumed: that 2.1 chooses as 3.0 does.
+    """
     rule = model.size
     most = rule.ratio_max if rule and rule.ratio_max else 8.0
     ratio = min(max(ratio, 1 / most), most)

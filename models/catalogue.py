@@ -2,8 +2,9 @@
 
 One entry a model id; a snapshot is an entry of its own, because the provider counts requests for each id apart.
 Adding a model is adding one entry to `_models()`. Facts and figures are the provider's pages of autumn 2026
-(API reference, rate-limit, price and retirement pages); what those pages leave open is None here, never a guess,
-and limits and prices can be overridden by settings because they move.
+(API reference, rate-limit, price and retirement pages). What those pages leave open is None here; where there must be
+a value for anything to work, it is marked `assumed`, with the open question. Limits and prices can be overridden by
+settings because they move.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ EVERYWHERE = (BEIJING, SINGAPORE, VIRGINIA, FRANKFURT, TOKYO, HONGKONG)
 TWO_REGIONS = (BEIJING, SINGAPORE)
 
 TIER_BORDER_PX = 2_250_000  # output area above which 3.0 bills its 2k tier
-GRID_PX = 16  # outputs are moved to multiples of this per side
-FIRST_KNOWN = date(2025, 9, 1)  # prices are taken to hold since the first of these models appeared
+# Outputs are moved to multiples of this per side: documented for 2.0 and edit. assumed for 3.0 and 2.1: all sizes seen
+# are such multiples, how they are rounded is open; money is safe, since the worst case rounds up.
+GRID_PX = 16
+# assumed: the price page names prices and no day from which they hold, so they hold since the first model appeared.
+FIRST_KNOWN = date(2025, 9, 1)
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,8 @@ class Model:
     size:             None where the parameter is not supported
     sized_price:      the price depends on the output size: `size` is always sent
     prompt_tokens:    documented length; longer prompts are silently cut by the provider. None = not documented
+    prompt_advised:   tokens the documents advise not to pass; what becomes of a longer prompt is open
+    sides_advised:    shortest and longest side of an input, in px, as the documents advise. None = not documented
     negative_chars:   longest negative prompt; 0 = not supported; None = supported, length not documented
     parameters:       what the model accepts in `parameters`
     usage:            shape of the answer's usage: `flat` (image_count...) or `split` (input_/output_...)
@@ -139,6 +145,8 @@ class Model:
     size: SizeRule | None = None
     sized_price: bool = False
     prompt_tokens: int | None = None
+    prompt_advised: int | None = None
+    sides_advised: tuple[int, int] | None = None
     negative_chars: int | None = 500
     parameters: frozenset[str] = frozenset({"n", "size", "negative_prompt", "prompt_extend", "seed", "watermark"})
     usage: str = "flat"
@@ -366,7 +374,8 @@ def _models() -> Iterable[Model]:
         regions=EVERYWHERE,
         size=AREA_30,
         sized_price=True,
-        prompt_tokens=4500,
+        prompt_advised=4500,
+        sides_advised=(384, 2048),
         negative_chars=None,
         parameters=_FULL_30,
         usage="split",
@@ -393,7 +402,9 @@ def _models() -> Iterable[Model]:
         pictures_max=10,
         size=AREA_2K_RATIO,
         negative_chars=0,
+        # assumed: that 2.1-pro takes seed and watermark as turbo does; its own parameter table was not to be had.
         parameters=_FULL_30 - {"negative_prompt"},
+        # assumed: that 2.1 answers with the usage of 3.0, with which it shares a page; an answer of 2.1 was not seen.
         usage="split",
         asynchronous=True,
         notes=("price in USD follows from the exchange factor of the price page",),
@@ -415,6 +426,7 @@ def _models() -> Iterable[Model]:
         regions=TWO_REGIONS,
         size=AREA_2K,
         prompt_tokens=1300,
+        sides_advised=(384, 3072),
         parameters=_BASIC,
         alias_of="qwen-image-2.0-pro-2026-04-22",
     )
@@ -439,6 +451,7 @@ def _models() -> Iterable[Model]:
         regions=TWO_REGIONS,
         size=SIDES_2K,
         prompt_tokens=800,
+        sides_advised=(384, 3072),
         parameters=_BASIC,
         alias_of="qwen-image-edit-max-2026-01-16",
         retires=RETIRED_2026,
@@ -507,7 +520,7 @@ def _models() -> Iterable[Model]:
             prices=_prices(beijing, singapore),
             regions=TWO_REGIONS,
             pictures_max=9,
-            n_max=4,
+            n_max=4,  # assumed: 4 is the documented default, the most is open; packshot does not ask this model
             edits=False,
             why_not=other_family,
             asynchronous=True,

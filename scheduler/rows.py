@@ -244,6 +244,7 @@ class RowCheck:
             prompt = template.render(cell.text, _without(names, template.LATE), late=template.LATE)
             if model is not None:
                 values.fits_prompt(prompt, model)
+                self._advise_prompt(cell, prompt, model)
         except template.MissingName as error:
             if error.name == "sku" and "sku" not in names:
                 return None  # told with the sku
@@ -253,6 +254,12 @@ class RowCheck:
             self.problems.wrong(cell, error)
             return None
         return prompt
+
+    def _advise_prompt(self, cell: Cell, prompt: str, model: Model) -> None:
+        most, tokens = model.prompt_advised, values.estimate_tokens(prompt)
+        if most is not None and tokens > most:
+            what = f"about {tokens:,} tokens, more than the {most:,} that are advised for {model.id}"
+            self.problems.warn(("long", model.id), cell, what, "the provider may not heed all of it")
 
     def _missing(self, row: Row, recipe: Recipe, cell: Cell, error: template.MissingName) -> None:
         """Told at the row, or once at the header where the whole table lacks the column."""
@@ -306,14 +313,16 @@ class RowCheck:
             self.problems.error(
                 at, f"{len(pictures)} pictures, and {model.id} takes {model.pictures_max}", "leave some out"
             )
-        most = SIDE_MAX_PX.get(model.family, SIDE_MAX_PX_ELSE)
+        if model.sides_advised is None:
+            return
+        least, most = model.sides_advised
         for number, seen in enumerate(pictures, 1):
             if seen.width is None or seen.height is None:
                 continue
-            if min(seen.width, seen.height) < SIDE_MIN_PX or max(seen.width, seen.height) > most:
+            if min(seen.width, seen.height) < least or max(seen.width, seen.height) > most:
                 name = "image" if len(pictures) == 1 else f"image_{number}"
-                what = f"{seen.width}x{seen.height} px is outside the recommended {SIDE_MIN_PX} to {most}"
-                kind = "small" if min(seen.width, seen.height) < SIDE_MIN_PX else "large"
+                what = f"{seen.width}x{seen.height} px is outside the recommended {least} to {most}"
+                kind = "small" if min(seen.width, seen.height) < least else "large"
                 at = row.cells.get(name) or row.cells.get("image_1") or row.at(name)
                 self.problems.warn((kind, most, row.file), at, what, "results may be worse")
 

@@ -284,6 +284,25 @@ def test_a_prompt_the_provider_would_cut_is_refused(folder):
     assert told(plan(folder, f"recipes: {{r: {'杯' * 1300}}}\nrows: [{{image: mug.jpg}}]")) == []
 
 
+def test_a_prompt_longer_than_advised_is_a_warning_since_nobody_says_what_becomes_of_it(folder):
+    text = f"model: qwen-image-3.0\nrecipes: {{r: {'杯' * 4501}}}\nrows: [{{image: mug.jpg}}]"
+
+    found = plan(folder, text)
+
+    assert rows(found)
+    (said,) = (str(warning) for warning in found.warnings)
+    assert "about 4,501 tokens, more than the 4,500 that are advised for qwen-image-3.0" in said
+
+
+@pytest.mark.parametrize(("model", "advised"), [("qwen-image-2.1-pro", False), ("qwen-image-3.0", True)])
+def test_a_size_of_pictures_is_advised_only_where_the_reference_does(folder, model, advised):
+    Image.new("RGB", (100, 100)).save(folder / "small.jpg")
+
+    found = plan(folder, f"model: {model}\nrows: [{{image: small.jpg, prompt: x}}]")
+
+    assert any("recommended 384 to 2048" in str(warning) for warning in found.warnings) == advised
+
+
 @pytest.mark.parametrize(
     ("text", "tokens"), [("", 0), ("mug", 1), ("picture", 2), ("营业中", 3), ("a mug, 2024!", 5), ("mug营业", 3)]
 )
