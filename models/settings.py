@@ -296,6 +296,8 @@ class Settings(BaseModel):
                 shown = mask(value.get_secret_value())
             elif name == "database_url":
                 shown = mask_url(str(value))
+            elif name in ("base_url", "aws_endpoint_url") and value is not None:
+                shown = mask_user(str(value))
             else:
                 shown = "" if value is None else str(value)
             lines.append(Origin(alias, shown, self._origins.get(alias, "default"), info.description or ""))
@@ -386,6 +388,11 @@ def unknown_names(environ: Mapping[str, str] | None = None) -> list[str]:
 def mask(secret: str) -> str:
     """`sk-1234567890` -> `sk-1...90`; short secrets vanish whole."""
     return f"{secret[:4]}...{secret[-2:]}" if len(secret) >= 12 else "***"
+
+
+def mask_user(url: str) -> str:
+    """`https://user:password@host/` -> `https://***@host/`: a user alone may be a token."""
+    return re.sub(r"//.*@", "//***@", url)
 
 
 def mask_url(url: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from models import catalogue
 from models.errors import CallError, PackshotError, Rejected, Throttled, Transient
-from models.settings import Settings
+from models.settings import Settings, mask_user
 
 if TYPE_CHECKING:
     from worker.storage import Storage
@@ -56,7 +56,7 @@ def check_provider(settings: Settings, region: str, models: Sequence[str] = ()) 
                 if not models and error.code.casefold() in _OF_THE_MODEL:
                     continue
                 advice = getattr(error, "advice", "") or "see that DASHSCOPE_HTTP_BASE_URL and the network are right"
-                url = settings.provider_url(region)
+                url = mask_user(settings.provider_url(region))
                 raise ProviderNotReady(f"{url}: {error.code}: {error.message}; {advice}; nothing was bought") from None
     finally:
         provider.close()

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from models.errors import LedgerUnavailable, PackshotError
-from models.settings import Settings, mask_url
+from models.settings import Settings, mask_url, mask_user
 from scheduler.cli.app import JsonOption, app, load_settings, print_json
 
 
@@ -164,4 +164,4 @@ def _provider(settings: Settings) -> str:
     from worker.broker import check_provider
 
     check_provider(settings, settings.region)
-    return f"{settings.provider_url(settings.region)} takes the key"
+    return f"{mask_user(settings.provider_url(settings.region))} takes the key"

@@ -11,6 +11,7 @@ from models.settings import (
     load,
     mask,
     mask_url,
+    mask_user,
     parse_breaker,
     parse_daily_budget,
     parse_limit_share,
@@ -278,3 +279,19 @@ def test_every_setting_is_described_and_named_like_a_variable():
         assert info.description, name
         assert str(info.alias).isupper(), name
     assert settings.TOML_NAME == "packshot.toml"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://gate.example/api/v1", "https://gate.example/api/v1"),
+        ("https://me:secret@gate.example/api/v1", "https://***@gate.example/api/v1"),
+        ("https://secret-token@gate.example:8443", "https://***@gate.example:8443"),
+        ("http://me:se/cr@et@[::1]:9000", "http://***@[::1]:9000"),
+    ],
+)
+def test_user_and_password_in_an_address_are_not_shown(url, shown):
+    assert mask_user(url) == shown
+    in_force = load(environ={"DASHSCOPE_HTTP_BASE_URL": url, "AWS_ENDPOINT_URL": url}, cwd=Path("/nonexistent"))
+    told = {line.name: line.value for line in in_force.describe()}
+    assert told["DASHSCOPE_HTTP_BASE_URL"] == told["AWS_ENDPOINT_URL"] == shown
