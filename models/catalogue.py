@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 
 from models.money import parse_amount
+from models.pictures import SIDE_MAX_PX, SIDE_MAX_PX_ELSE, SIDE_MIN_PX
 
 BEIJING, SINGAPORE, VIRGINIA, FRANKFURT, TOKYO, HONGKONG = (
     "cn-beijing",
@@ -375,7 +376,7 @@ def _models() -> Iterable[Model]:
         size=AREA_30,
         sized_price=True,
         prompt_advised=4500,
-        sides_advised=(384, 2048),
+        sides_advised=(SIDE_MIN_PX, SIDE_MAX_PX["3.0"]),
         negative_chars=None,
         parameters=_FULL_30,
         usage="split",
@@ -426,7 +427,7 @@ def _models() -> Iterable[Model]:
         regions=TWO_REGIONS,
         size=AREA_2K,
         prompt_tokens=1300,
-        sides_advised=(384, 3072),
+        sides_advised=(SIDE_MIN_PX, SIDE_MAX_PX_ELSE),
         parameters=_BASIC,
         alias_of="qwen-image-2.0-pro-2026-04-22",
     )
@@ -451,7 +452,7 @@ def _models() -> Iterable[Model]:
         regions=TWO_REGIONS,
         size=SIDES_2K,
         prompt_tokens=800,
-        sides_advised=(384, 3072),
+        sides_advised=(SIDE_MIN_PX, SIDE_MAX_PX_ELSE),
         parameters=_BASIC,
         alias_of="qwen-image-edit-max-2026-01-16",
         retires=RETIRED_2026,

@@ -22,7 +22,7 @@ PIXELS_MAX = 80_000_000  # a decompression bomb, not a photo: larger than any ca
 LARGE_PX = 12_000_000  # about 50 MB unfolded: up to here several are opened at once, larger ones one at a time
 SIDE_MIN_PX = 384
 SIDE_MAX_PX = {"3.0": 2048}  # by family; advice, not a rule
-SIDE_MAX_PX_ELSE = 3072
+SIDE_MAX_PX_ELSE = 3072  # 2.0 and edit; the catalogue says of each model whether anything is advised at all
 DEEP = ("I", "F")  # 32 bits a sample: nobody can say which of its values are black and white
 
 _TIFF = {b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"}  # the two last are BigTIFF

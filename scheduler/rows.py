@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 from models.catalogue import GRID_PX, Model, SizeRule, did_you_mean, parse_size
 from models.edit import Edit, derive_seed
-from models.pictures import SIDE_MAX_PX, SIDE_MAX_PX_ELSE, SIDE_MIN_PX
 from models.settings import Settings
 from scheduler import fields, template, values
 from scheduler.destinations import Claims, keys
