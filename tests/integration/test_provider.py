@@ -823,7 +823,7 @@ def test_an_upload_whose_answer_drips_ends_with_the_call_and_buys_nothing(tmp_pa
     ):
         started = time.monotonic()
         with pytest.raises(NotSent):
-            made.edit(an_edit(*photos), region=REGION, attempt="1")
+            buy(made, an_edit(*photos), attempt="1")
         assert time.monotonic() - started < 4
     assert not any("generation" in request.line for request in server.requests)
 
@@ -846,7 +846,7 @@ def test_an_endless_answer_to_an_upload_is_not_read(tmp_path: Path, status: int)
         provider(server.url, PACKSHOT_ALLOW_PRIVATE_HOSTS=True) as made,
         contextlib.nullcontext() if status == 200 else pytest.raises(NotSent, match="HTTP 403"),
     ):
-        made.edit(an_edit(*photos), region=REGION, attempt="1")
+        buy(made, an_edit(*photos), attempt="1")
     # then the status counts, and the rest is left where it is
     assert sum(sent) < 50_000_000
 
