@@ -1,8 +1,9 @@
 """A worker reduced to its calls: threads that take slots of the shared limiter and buy one edit in each.
 
 Argument: a JSON object with redis, api, limits, threads (by model), picture, begins (Unix time), lasts_s. Prints by
-model how many slots of that time were answered, throttled or lost otherwise, and how late this process itself woke up
-from plain sleeps meanwhile (`overslept_ms`: its 99th percentile), which tells how busy the machine was.
+model how many slots of that time were answered, throttled or lost otherwise, which slots they were (`slots`:
+microseconds of the server's clock), and how late this process itself woke up from plain sleeps meanwhile
+(`overslept_ms`: its 99th percentile), which tells how busy the machine was.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main(order: dict[str, Any]) -> None:
     provider = Provider(settings)
     sys.setswitchinterval(SWITCH_S)
     found = {model: Counter[str]() for model in order["threads"]}
+    slots: dict[str, list[float]] = {model: [] for model in order["threads"]}
     ends = order["begins"] + order["lasts_s"]
 
     def work(model: str) -> None:
@@ -48,6 +50,7 @@ def main(order: dict[str, Any]) -> None:
                 slot = time.monotonic() + wait_s
                 if time.time() + wait_s >= ends:
                     return
+                slots[model].append(limiter._mine.slots[model])
                 time.sleep(max(0.0, wait_s - LEAD_S))
                 try:
                     provider.send(letter, attempt="1", not_before=slot)
@@ -68,7 +71,8 @@ def main(order: dict[str, Any]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    print(json.dumps({"calls": found, "overslept_ms": 1000 * sorted(overslept)[int(0.99 * len(overslept))]}))
+    late_ms = 1000 * sorted(overslept)[int(0.99 * len(overslept))]
+    print(json.dumps({"calls": found, "slots": slots, "overslept_ms": late_ms}))
 
 
 def watch_the_machine(begins: float, ends: float, note: Callable[[float], None]) -> None:

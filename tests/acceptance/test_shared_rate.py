@@ -1,8 +1,9 @@
 """Three workers, one limit: nearly every call the provider allows is made, and hardly one is refused.
 
-The provider counts in a window of one second, so what this measures is milliseconds. Each worker therefore watches,
-beside its calls, how late it wakes up from a plain sleep. A busy machine gets further attempts; where it was busy in
-all of them the numbers say nothing about the limiter, and only what no noise excuses is checked.
+Which slots the workers were given is exact, and no window of them may ever hold more than the limit. When their calls
+arrive is a matter of milliseconds, for the provider counts in a window of one second. Each worker therefore watches,
+beside its calls, how late it wakes up from a plain sleep; a busy machine gets further attempts, and where it was busy
+in all of them the calls must still come close to what is allowed.
 """
 
 import json
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import time
 import warnings
+from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ THREADS = {FAST: 16, SLOW: 2}
 @dataclass
 class Attempt:
     calls: dict[str, Counter[str]]
+    slots: dict[str, list[int]] = field(repr=False)
     overslept_ms: float
 
     @property
@@ -43,6 +46,11 @@ class Attempt:
     @property
     def holds(self) -> bool:
         return self.most_are_made and self.few_are_refused and self.none_is_refused_at_two_a_second
+
+    @property
+    def comes_close(self) -> bool:
+        answered, throttled = (sum(calls[of] for calls in self.calls.values()) for of in ("answered", "throttled"))
+        return answered >= 0.9 * sum(ALLOWED.values()) and throttled <= 0.02 * answered
 
     @property
     def most_are_made(self) -> bool:
@@ -71,11 +79,14 @@ def test_three_workers_make_the_calls_that_are_allowed_and_hardly_one_is_refused
                 attempts.append(one_attempt(redis, emulator, limits, tmp_path / "mug.png"))
 
     # then
-    if not any(attempt.holds or attempt.quiet for attempt in attempts):
+    for attempt in attempts:
+        assert most_in_a_second(attempt.slots[FAST]) <= 20
+        assert most_in_a_second(attempt.slots[SLOW]) <= 2
+    if any(attempt.quiet for attempt in attempts):
+        assert any(attempt.holds for attempt in attempts), attempts
+    elif not any(attempt.holds for attempt in attempts):
         warnings.warn(f"too busy a machine to measure a rate to the millisecond: {attempts}", stacklevel=1)
-        assert all(refused_share(attempt.calls[FAST]) < 0.2 for attempt in attempts), attempts
-        return
-    assert any(attempt.holds for attempt in attempts), attempts
+        assert any(attempt.comes_close for attempt in attempts), attempts
 
 
 def one_attempt(redis: RedisProcess, emulator: EmulatorProcess, limits: str, picture: Path) -> Attempt:
@@ -92,19 +103,22 @@ def one_attempt(redis: RedisProcess, emulator: EmulatorProcess, limits: str, pic
     )
     command = [sys.executable, "-m", "tests.acceptance.caller", order]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(WORKERS)]
-    attempt = Attempt({model: Counter() for model in LIMITS}, 0.0)
+    attempt = Attempt({model: Counter() for model in LIMITS}, {model: [] for model in LIMITS}, 0.0)
     try:
         for worker in workers:
             said = json.loads(worker.communicate(timeout=LASTS_S + 60)[0])
             attempt.overslept_ms = max(attempt.overslept_ms, said["overslept_ms"])
             for model, outcomes in said["calls"].items():
                 attempt.calls[model].update(outcomes)
+                attempt.slots[model] += said["slots"][model]
     finally:
         for worker in workers:
             worker.kill()
-    print(attempt)
+    print(attempt.calls, attempt.overslept_ms)
     return attempt
 
 
-def refused_share(outcomes: Counter[str]) -> float:
-    return outcomes["throttled"] / max(1, outcomes.total())
+def most_in_a_second(slots: list[int]) -> int:
+    """The most slots (microseconds) in any window of a second."""
+    slots = sorted(slots)
+    return max(bisect_left(slots, start + 1_000_000) - number for number, start in enumerate(slots))
