@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from models import ledger
@@ -26,6 +26,7 @@ from models.edit import Edit
 from models.tables import accounts, batches, decisions, entries, jobs, rows
 
 OPEN_STATES = ("open", "paused", "stopped")
+BLOCK = 5000  # records removed by one statement
 BREAKER = "CircuitBreaker"  # code of a batch that paused itself
 
 
@@ -128,7 +129,7 @@ def begin(
         if not is_untouched(tx, left.id):
             raise ValueError(f"batch {name} exists and is {left.state}")
         for table in (rows, jobs):
-            tx.execute(delete(table).where(table.c.batch_id == left.id))
+            _delete_all(tx, table, left.id)
         tx.execute(delete(accounts).where(accounts.c.id == ledger.batch_account(left.id)))
         tx.execute(delete(batches).where(batches.c.id == left.id))
     batch_id = int(
@@ -163,6 +164,13 @@ def begin(
         exposure_limit_micros=exposure_limit_micros,
     )
     return batch_id
+
+
+def _delete_all(tx: Connection, table: Table, batch_id: int) -> None:
+    """In blocks: each statement has its time limit, and a million records may need longer than that."""
+    block = select(table.c.id).where(table.c.batch_id == batch_id).limit(BLOCK)
+    while tx.execute(delete(table).where(table.c.id.in_(block))).rowcount:
+        pass
 
 
 def is_untouched(connection: Connection, batch_id: int) -> bool:

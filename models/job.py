@@ -34,7 +34,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, literal_column, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from models import attempt, ledger, output
 from models.attempt import OpenAttempt
@@ -45,6 +46,7 @@ from models.tables import attempts, batches, jobs, outputs, rows
 Status = Literal["planned", "queued", "running", "succeeded", "failed", "held", "cancelled"]
 STATUSES: tuple[Status, ...] = ("planned", "queued", "running", "succeeded", "failed", "held", "cancelled")
 WAITING = ("planned", "queued", "running")
+CANCEL_BLOCK = 5000
 
 TRANSITIONS: dict[str, tuple[tuple[Status, ...], Status]] = {
     "queue": (("planned",), "queued"),
@@ -60,6 +62,10 @@ TRANSITIONS: dict[str, tuple[tuple[Status, ...], Status]] = {
     "forgive": (("held",), "cancelled"),
     "cancel": (("planned", "queued", "held", "failed"), "cancelled"),
 }
+
+
+# Waits to be bought. With the words of the index `ix_jobs_unbought`: a condition with a parameter would not find it.
+UNBOUGHT = and_(jobs.c.status == literal_column("'planned'"), jobs.c.answered_attempt_id.is_(None))
 
 
 @dataclass(frozen=True)
@@ -466,16 +472,32 @@ def queued_in_still_batches(connection: Connection, *, batch_id: int | None = No
     return [record.id for record in found]
 
 
-def cancel_waiting(tx: Connection, batch_id: int, now: datetime, *, most: int = 5000) -> int:
+def batches_that_wait(connection: Connection, among: ColumnElement[bool]) -> list[int]:
+    """Ids of the batches among some that have a job waiting to be bought, longest unserved first.
+
+    Asked of each batch by a look at one index: what a ledger has finished in years costs nothing.
+    """
+    one = select(jobs.c.id).where(jobs.c.batch_id == batches.c.id, UNBOUGHT).limit(1).scalar_subquery()
+    order = (batches.c.served_at.is_not(None), batches.c.served_at, batches.c.id)
+    return list(connection.execute(select(batches.c.id).where(among, one.is_not(None)).order_by(*order)).scalars())
+
+
+def cancel_waiting(tx: Connection, batch_id: int, now: datetime) -> int:
     """planned -> cancelled for a block of a cancelled batch's jobs that are not paid. Returns how many."""
     old, new = TRANSITIONS["cancel"]
-    block = (
-        select(jobs.c.id)
-        .where(jobs.c.batch_id == batch_id, jobs.c.status.in_(old), jobs.c.status != "queued")
-        .where(jobs.c.answered_attempt_id.is_(None), jobs.c.hold.is_(None))
-        .limit(most)
+    waiting = and_(
+        jobs.c.batch_id == batch_id,
+        jobs.c.status.in_([status for status in old if status != "queued"]),
+        jobs.c.answered_attempt_id.is_(None),
+        jobs.c.hold.is_(None),
     )
-    changed = tx.execute(update(jobs).where(jobs.c.id.in_(block)).values(status=new, finished_at=now, due_at=None))
+    # What somebody is changing is left to the next block, and the conditions are asked again of what was found:
+    # a job that was being handed out, or paid, when the block was chosen is neither.
+    block = select(jobs.c.id).where(waiting).limit(CANCEL_BLOCK).with_for_update(skip_locked=True)
+    chosen = tx.execute(block).scalars().all()
+    changed = tx.execute(
+        update(jobs).where(jobs.c.id.in_(chosen), waiting).values(status=new, finished_at=now, due_at=None)
+    )
     return changed.rowcount
 
 

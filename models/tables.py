@@ -187,6 +187,14 @@ jobs = Table(
     Index("ix_jobs_dispatch", "batch_id", "status", "model", "id"),
     Index("ix_jobs_lease", "status", "lease_until"),
     Index(
+        "ix_jobs_unbought",  # is anything left to buy, and what does the cheapest cost
+        "batch_id",
+        "model",
+        "worst_case_micros",
+        sqlite_where=text("status = 'planned' AND answered_attempt_id IS NULL"),
+        postgresql_where=text("status = 'planned' AND answered_attempt_id IS NULL"),
+    ),
+    Index(
         "ix_jobs_paid_waiting",
         "batch_id",
         sqlite_where=text("status = 'planned' AND answered_attempt_id IS NOT NULL"),
@@ -278,7 +286,7 @@ entries = Table(
     Column("amount_micros", BigInteger, nullable=False),
     Column("pictures", Integer, nullable=False, default=0),
     Column("model", String(80), nullable=False),
-    Column("job_id", Id, ForeignKey("jobs.id"), nullable=False),
+    Column("job_id", Id, ForeignKey("jobs.id"), nullable=False, index=True),
     Column("hold", Integer, nullable=False),
     Column("attempt_id", Id, ForeignKey("attempts.id")),  # empty while nothing was called
     Column("day", String(10), nullable=False),  # the UTC day whose budget it belongs to
@@ -317,7 +325,7 @@ decisions = Table(
     metadata,
     Column("id", Id, primary_key=True),
     Column("batch_id", Id, ForeignKey("batches.id"), nullable=False, index=True),
-    Column("job_id", Id, ForeignKey("jobs.id")),
+    Column("job_id", Id, ForeignKey("jobs.id"), index=True),
     Column("what", String(20), nullable=False),  # release, forgive, budget, pause, resume, cancel, priority
     Column("detail", JSON),
     Column("who", String(120), nullable=False),

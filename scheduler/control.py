@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import func, select
 
 from models import batch, job, ledger
 from models.batch import Batch, Decision
@@ -59,15 +59,19 @@ def cancel_waiting(database: Database, batch_id: int, now: datetime) -> None:
             count = job.cancel_waiting(tx, batch_id, now)
 
 
-def cancel_stragglers(database: Database, now: datetime) -> None:
-    """Jobs that a worker held when their batch was cancelled come back and wait: nobody wants them any more."""
-    waiting = exists().where(
-        jobs.c.batch_id == batches.c.id, jobs.c.status == "planned", jobs.c.answered_attempt_id.is_(None)
-    )
+def cancel_stragglers(database: Database, now: datetime) -> int:
+    """Jobs that a worker held when their batch was cancelled come back and wait: nobody wants them any more.
+
+    One block, so that a large one delays nothing else: call it again until it says 0. Returns how many were cancelled.
+    """
     with database.read() as connection:
-        left = connection.execute(select(batches.c.id).where(batches.c.state == "cancelled", waiting)).scalars().all()
+        left = job.batches_that_wait(connection, batches.c.state == "cancelled")
     for batch_id in left:
-        cancel_waiting(database, batch_id, now)
+        with database.write() as tx:
+            count = job.cancel_waiting(tx, batch_id, now)
+        if count:
+            return count
+    return 0
 
 
 def set_priority(database: Database, found: Batch, priority: int, by: Decision) -> None:

@@ -115,7 +115,8 @@ def work(settings: Settings, database: Database, found: Batch, display: Display)
             pool.stop()
             pool.join()
     rescue.after_crash(found.id, owner_prefix=owner)
-    cancel_stragglers(database, utc_now())
+    while cancel_stragglers(database, utc_now()):
+        pass
     with database.read() as connection:
         seen = report.progress(connection, found.id, utc_now())
         display.show(batch.get(connection, found.id), seen, pool.rate)

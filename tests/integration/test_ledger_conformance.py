@@ -8,14 +8,15 @@ from datetime import timedelta, timezone
 from typing import TypeVar
 
 import pytest
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from models import attempt, batch, job, ledger, output
 from models.database import Database
 from models.edit import Answer, Edit
 from models.tables import accounts, batches, entries, jobs, objects, rows
-from tests.ledgers import LEASE_S, LIFE_S, NOON, PRICE, Book, a_book, an_edit
+from scheduler.control import cancel_stragglers
+from tests.ledgers import LEASE_S, LIFE_S, NOON, PRICE, Book, a_book, an_answer, an_edit
 
 T = TypeVar("T")
 THREADS = 8
@@ -485,6 +486,63 @@ def test_late_words_of_refusal_free_what_an_unknown_call_kept(database):
         assert not attempt.record_unknown(tx, never_sent, code="Reset", message="reset", now=book.now)
 
     assert book.money() == (0, 0, 0)
+    book.check()
+
+
+def cancelled_beside(book: Book, change: Callable[[Connection], object]) -> None:
+    """Cancel the batch's waiting jobs while another transaction, begun before, has changed them and not committed."""
+
+    def cancel() -> None:
+        with book.database.write() as tx:
+            job.cancel_waiting(tx, book.batch_id, book.now)
+
+    cancelling = threading.Thread(target=cancel)
+    with book.database.write() as tx:
+        change(tx)
+        cancelling.start()
+        cancelling.join(0.3)  # as long as it might wait for the other's locks
+    cancelling.join(30)
+
+
+def test_jobs_that_are_being_handed_out_are_not_cancelled_with_their_money_reserved(database):
+    book = a_book(database, 5)
+
+    def hand_out(tx: Connection) -> None:
+        for job_id in job.lock_planned(tx, book.jobs[:3]):
+            job.queue(tx, job_id, book.now)
+
+    cancelled_beside(book, hand_out)
+
+    assert [book.status(job_id) for job_id in book.jobs] == ["queued"] * 3 + ["cancelled"] * 2
+    assert book.money() == (3, 0, 0)
+    book.check()
+
+
+def test_what_comes_back_to_a_cancelled_batch_is_cancelled_a_block_at_a_time(database, monkeypatch):
+    book = a_book(database, 5)
+    other = a_book(database, 2, name="open")
+    with database.write() as tx:
+        batch.cancel(tx, book.batch_id)
+    monkeypatch.setattr(job, "CANCEL_BLOCK", 2)
+
+    counts = [cancel_stragglers(database, book.now) for _ in range(4)]
+
+    assert counts == [2, 2, 1, 0]
+    assert {other.status(job_id) for job_id in other.jobs} == {"planned"}
+
+
+def test_a_job_whose_late_answer_is_being_recorded_is_not_cancelled(database):
+    book = a_book(database, exposure=10 * PRICE)
+    late = book.unknown(book.jobs[0])
+    assert book.status(book.jobs[0]) == "planned"
+
+    cancelled_beside(
+        book,
+        lambda tx: job.record_answer(tx, late, an_answer(1), charge_micros=PRICE, url_life_s=LIFE_S, now=book.now),
+    )
+
+    assert book.status(book.jobs[0]) == "planned"
+    assert book.job(book.jobs[0]).answered_attempt_id == late.id
     book.check()
 
 
@@ -1039,6 +1097,20 @@ def test_rows_that_ask_for_the_same_edit_share_one_job_in_a_block_and_across_blo
         ).all()
         assert len(connection.execute(select(jobs.c.id)).all()) == 3
     assert [tuple(row) for row in found] == [(1, "a"), (2, "b"), (3, "a"), (4, "b"), (5, "c")]
+
+
+def test_a_batch_whose_planning_was_torn_is_begun_afresh_block_by_block(database, monkeypatch):
+    monkeypatch.setattr(batch, "BLOCK", 2)
+    torn = a_book(database, 5)
+
+    again = a_book(database, 3)
+
+    with database.read() as connection:
+        assert connection.execute(select(jobs.c.batch_id).distinct()).scalars().all() == [again.batch_id]
+        assert connection.execute(select(func.count()).select_from(rows)).scalar_one() == 3
+        assert torn.batch_id not in connection.execute(select(batches.c.id)).scalars().all() or (
+            torn.batch_id == again.batch_id
+        )
 
 
 def test_batches_are_found_by_name_and_rehearsals_apart(database):

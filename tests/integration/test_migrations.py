@@ -55,6 +55,23 @@ def test_the_indexes_that_guard_money_are_there_with_their_conditions(database):
         assert "kind" in str(condition)
 
 
+@pytest.mark.parametrize("removed", ["batches", "jobs", "rows"])
+def test_whatever_leads_to_a_record_that_may_be_removed_is_found_by_an_index(database, removed):
+    """Else removing the jobs of a torn submission reads every entry of the ledger once for each job."""
+    with database.read() as connection:
+        tables = inspect(connection)
+        for name in tables.get_table_names():
+            whole = [
+                found["column_names"]
+                for found in (*tables.get_indexes(name), *tables.get_unique_constraints(name))
+                if found.get("dialect_options", {}).get(f"{database.dialect}_where") is None
+            ]
+            for key in tables.get_foreign_keys(name):
+                if key["referred_table"] == removed:
+                    column = key["constrained_columns"][0]
+                    assert any(columns[0] == column for columns in whole), f"{name}.{column}"
+
+
 def test_upgrading_twice_changes_nothing_and_says_nothing(database, capfd):
     before = database.revision()
 

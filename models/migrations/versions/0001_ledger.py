@@ -94,6 +94,13 @@ def upgrade() -> None:
     op.create_index("ix_jobs_dispatch", "jobs", ["batch_id", "status", "model", "id"])
     op.create_index("ix_jobs_lease", "jobs", ["status", "lease_until"])
     op.create_index(
+        "ix_jobs_unbought",
+        "jobs",
+        ["batch_id", "model", "worst_case_micros"],
+        sqlite_where=sa.text("status = 'planned' AND answered_attempt_id IS NULL"),
+        postgresql_where=sa.text("status = 'planned' AND answered_attempt_id IS NULL"),
+    )
+    op.create_index(
         "ix_jobs_paid_waiting",
         "jobs",
         ["batch_id"],
@@ -141,6 +148,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_decisions"),
     )
     op.create_index("ix_decisions_batch_id", "decisions", ["batch_id"])
+    op.create_index("ix_decisions_job_id", "decisions", ["job_id"])
     op.create_table(
         "rows",
         sa.Column("id", ID, nullable=False),
@@ -192,6 +200,7 @@ def upgrade() -> None:
         sqlite_where=sa.text("kind <> 'adjust'"),
         postgresql_where=sa.text("kind <> 'adjust'"),
     )
+    op.create_index("ix_entries_job_id", "entries", ["job_id"])
     op.create_index(
         "uq_entries_one_charge_per_attempt",
         "entries",
