@@ -477,9 +477,21 @@ def batches_that_wait(connection: Connection, among: ColumnElement[bool]) -> lis
 
     Asked of each batch by a look at one index: what a ledger has finished in years costs nothing.
     """
-    one = select(jobs.c.id).where(jobs.c.batch_id == batches.c.id, UNBOUGHT).limit(1).scalar_subquery()
+    # ordered as the index is, or PostgreSQL reads the table in the hope of meeting one soon
+    first = select(jobs.c.id).where(jobs.c.batch_id == batches.c.id, UNBOUGHT)
+    one = first.order_by(jobs.c.model, jobs.c.worst_case_micros).limit(1).scalar_subquery()
     order = (batches.c.served_at.is_not(None), batches.c.served_at, batches.c.id)
     return list(connection.execute(select(batches.c.id).where(among, one.is_not(None)).order_by(*order)).scalars())
+
+
+def cheapest(connection: Connection, batch_id: int, model: str) -> int | None:
+    """The least worst case in micro-units among a batch's jobs of a model that wait to be bought; None: there is none.
+
+    A look at one index, however many they are.
+    """
+    price = select(func.min(jobs.c.worst_case_micros)).where(jobs.c.batch_id == batch_id, jobs.c.model == model)
+    found: int | None = connection.execute(price.where(UNBOUGHT)).scalar_one()
+    return found
 
 
 def cancel_waiting(tx: Connection, batch_id: int, now: datetime) -> int:

@@ -7,14 +7,14 @@ is lost: the failed ones wait for `retry`, the rest for the word to go on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, and_, func, select
 
-from models import batch
+from models import batch, job
 from models.batch import Batch
 from models.database import Database
 from models.settings import Threshold
@@ -60,13 +60,10 @@ class Breaker:
         if not self.thresholds:
             return
         with self.database.read() as connection:
-            watched = [
-                batch.get(connection, record.id)
-                for record in connection.execute(
-                    select(batches.c.id).where(batches.c.state == "open", batches.c.engine == self.engine)
-                )
+            reasons = [
+                (found, trips(ended_since(connection, found, self.thresholds), self.thresholds))
+                for found in self._watched(connection)
             ]
-            reasons = [(found, trips(ended_since(connection, found), self.thresholds)) for found in watched]
         for found, reason in reasons:
             if reason is not None:
                 with self.database.write() as tx:
@@ -74,19 +71,34 @@ class Breaker:
                 if paused:
                     log.warning("a batch paused itself", batch=found.name, reason=reason)
 
+    def _watched(self, connection: Connection) -> list[Batch]:
+        """Open batches with something left to do: pausing the others would save nothing."""
+        mine = and_(batches.c.state == "open", batches.c.engine == self.engine)
+        in_hand = select(jobs.c.batch_id).where(jobs.c.status.in_(("queued", "running")))
+        at_work = connection.execute(select(batches.c.id).where(mine, batches.c.id.in_(in_hand))).scalars()
+        left = {*job.batches_that_wait(connection, mine), *at_work}
+        return [batch.get(connection, batch_id) for batch_id in sorted(left)]
 
-def ended_since(connection: Connection, found: Batch) -> list[Ended]:
-    """Jobs that ended since the batch was set going, by code; most frequent first."""
-    since: datetime = found.resumed_at or found.created_at
-    succeeded = jobs.c.status == "succeeded"
-    rows = connection.execute(
-        select(succeeded, func.coalesce(jobs.c.code, ""), func.count(), func.coalesce(func.min(jobs.c.message), ""))
-        .where(
-            jobs.c.batch_id == found.id,
-            jobs.c.status.in_(("succeeded", "failed", "held")),
-            jobs.c.finished_at >= since,
+
+def ended_since(connection: Connection, found: Batch, thresholds: Mapping[str, Threshold]) -> list[Ended]:
+    """Jobs that ended since the batch was set going, by code; most frequent first.
+
+    Of those that succeeded no more are counted than it takes to say that no cause has its share.
+    """
+    among = (jobs.c.batch_id == found.id, jobs.c.finished_at >= (found.resumed_at or found.created_at))
+    failed = [
+        Ended(code or "unknown", count, message)
+        for code, count, message in connection.execute(
+            select(func.coalesce(jobs.c.code, ""), func.count(), func.coalesce(func.min(jobs.c.message), ""))
+            .where(*among, jobs.c.status.in_(("failed", "held")))
+            .group_by(jobs.c.code)
+            .order_by(func.count().desc())
         )
-        .group_by(succeeded, jobs.c.code)
-        .order_by(func.count().desc())
-    )
-    return [Ended("" if good else code or "unknown", count, message) for good, code, count, message in rows]
+    ]
+    if trips(failed, thresholds) is None:
+        return failed  # not even by themselves
+    least = max(0.001, min(each.share for each in thresholds.values()))
+    enough = sum(each.jobs for each in failed) / least
+    some = select(jobs.c.id).where(*among, jobs.c.status == "succeeded").limit(math.ceil(enough)).subquery()
+    succeeded = connection.execute(select(func.count()).select_from(some)).scalar_one()
+    return [*failed, Ended("", succeeded, "")]

@@ -122,7 +122,7 @@ def _line(found: Batch, seen: Progress, rate: Callable[[str], float]) -> str:
         f"waiting {seen.waiting}",
         f"spent {_spent(found, seen)}",
     ]
-    if seen.left_by_model:
+    if seen.left_by_model and found.state == "open":
         parts.append(_speed(seen, rate))
         parts.append(f"about {duration(time_left_s(seen, rate))} left")
     if found.code:
@@ -150,7 +150,7 @@ def _panel(found: Batch, seen: Progress, rate: Callable[[str], float]) -> Table:
         counts.append(f"{count}   ", style=style if count else "dim")
     panel.add_row("jobs", counts)
     panel.add_row("spent", _spent(found, seen))
-    if seen.left_by_model:
+    if seen.left_by_model and found.state == "open":
         panel.add_row("speed", f"{_speed(seen, rate)}, about {duration(time_left_s(seen, rate))} left")
     if found.code:
         panel.add_row(found.state, Text(found.message or "", style="red"))

@@ -44,7 +44,6 @@ class Progress:
     jobs: Mapping[str, int]
     account: ledger.Account
     calls_last_10s: int
-    next_due: datetime | None
     left_by_model: Mapping[str, int]
 
     @property
@@ -76,12 +75,9 @@ def progress(connection: Connection, batch_id: int, now: datetime) -> Progress:
         .select_from(attempts)
         .where(attempts.c.batch_id == batch_id, attempts.c.opened_at > now - timedelta(seconds=10))
     ).scalar_one()
-    next_due = connection.execute(
-        select(func.min(jobs.c.due_at)).where(jobs.c.batch_id == batch_id, jobs.c.status == "planned")
-    ).scalar_one()
     found = ledger.account(connection, ledger.batch_account(batch_id))
     assert found is not None, "a batch is written together with its account"  # noqa: S101
-    return Progress(counts, found, recent, next_due, dict(left))
+    return Progress(counts, found, recent, dict(left))
 
 
 def unbought_micros(database: Database, batch_id: int) -> int:

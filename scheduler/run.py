@@ -34,6 +34,7 @@ from scheduler.rescue import Rescue
 from worker import broker
 
 SHOW_EVERY_S = 0.5
+SHOW_SHARE = 10  # counting a million jobs takes a second: then it is shown every ten
 LEDGER_PATIENCE_S = 60.0
 OWNER_PREFIX = "embedded:"
 COPIES_STOPPED = ("StorageRefused", "ResultBlocked")  # a person must act before a paid picture can be copied
@@ -132,11 +133,12 @@ def _loop(
     breaker: Breaker,
     stopping: threading.Event,
 ) -> None:
-    shown, lost_since = float("-inf"), None
+    show_at, lost_since = float("-inf"), None
     while True:
         try:
             sleep_s = dispatch.poll() if not stopping.is_set() else SHOW_EVERY_S
-            if time.monotonic() - shown >= SHOW_EVERY_S or not pool.under_way():
+            begun = time.monotonic()
+            if begun >= show_at or not pool.under_way():
                 breaker.poll()
                 with database.read() as connection:
                     now_batch = batch.get(connection, found.id)
@@ -144,7 +146,8 @@ def _loop(
                     idle = seen.waiting > 0 and not seen.in_hand
                     broke = idle and out_of_budget(connection, found, utc_now())
                 display.show(now_batch, seen, pool.rate)
-                shown = time.monotonic()
+                ended = time.monotonic()
+                show_at = ended + max(SHOW_EVERY_S, SHOW_SHARE * (ended - begun))
                 if not pool.under_way() and _is_over(
                     database, now_batch, seen, broke=broke, stopping=stopping.is_set()
                 ):

@@ -25,7 +25,7 @@ from models.errors import LedgerUnavailable
 from models.settings import Settings, parse_breaker, parse_daily_budget
 from scheduler.breaker import Breaker
 from scheduler.control import cancel_stragglers
-from scheduler.dispatch import Dispatch
+from scheduler.dispatch import MESSAGES_MAX, Dispatch
 from scheduler.health import SIGN
 from scheduler.rescue import Rescue
 from scheduler.run import utc_now
@@ -35,6 +35,7 @@ LEASE, LEASE_S, RENEW_S = "scheduler", 10.0, 3.0
 STANDBY_S = 1.0
 TROUBLE_S = 1.0
 RESCUE_S = 2.0
+WATCH_SHARE = 20  # the circuit breaker takes no more than a twentieth of the time
 # A queued job without a message: gone for certain when no worker holds one either; else it may lie in a worker that
 # has no free hand, and sending it again is harmless.
 LOST_WITH_EMPTY_QUEUE_S = 5.0
@@ -61,6 +62,7 @@ class Service:
     active: bool = False
     _renewed: float = float("-inf")
     _rescued: float = float("-inf")
+    _watch_at: float = float("-inf")
 
     def serve(self) -> None:
         while not self.stopping.is_set():
@@ -74,8 +76,8 @@ class Service:
                 return STANDBY_S
             if self.clock() - self._rescued >= RESCUE_S:
                 self._put_back()
-                self.breaker.poll()
                 self._rescued = self.clock()
+            self._watch()
             return self.dispatch.poll()
         except (LedgerUnavailable, QueueUnavailable) as error:
             log.warning("cannot work now; trying again", error=str(error))
@@ -92,6 +94,18 @@ class Service:
             log.warning("active scheduler" if held else "standing by", scheduler=self.name)
         self.active, self._renewed = held, self.clock()
         return held
+
+    def _watch(self) -> None:
+        """Ask the circuit breaker, the more seldom the longer it takes. Whatever becomes of it, work is handed out."""
+        begun = self.clock()
+        if begun < self._watch_at:
+            return
+        try:
+            self.breaker.poll()
+        except LedgerUnavailable as error:
+            log.warning("the circuit breaker could not look at the batches; trying again", error=str(error))
+        ended = self.clock()
+        self._watch_at = ended + max(RESCUE_S, WATCH_SHARE * (ended - begun))
 
     def _put_back(self) -> None:
         """Jobs of vanished workers, jobs whose message is lost, and queued jobs of batches that stand still."""
@@ -132,6 +146,7 @@ def run_service(settings: Settings, database: Database) -> None:
         queue.rate,
         settings.lookahead_s,
         utc_now,
+        free_slots=lambda: MESSAGES_MAX - queue.length(),  # messages of jobs that were taken back lie there too
         engine="cluster",
         daily_budget=parse_daily_budget(settings.daily_budget),
     )

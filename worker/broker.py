@@ -104,6 +104,23 @@ class CeleryBroker:
         except (OperationalError, RedisError, OSError) as error:
             raise QueueUnavailable(f"the queue in Redis cannot be read: {error}") from error
 
+    def length(self) -> int:
+        """How many messages lie in Redis: those that nobody took yet, and those that were taken and not begun.
+
+        Raises QueueUnavailable. Asked in every round of dispatch, so it keeps its connection.
+        """
+        from kombu.exceptions import OperationalError
+        from redis.exceptions import RedisError
+
+        from worker.queue import QUEUE
+
+        try:
+            with self._app.pool.acquire(block=True) as connection:
+                client = connection.default_channel.client
+                return int(client.llen(QUEUE)) + int(client.hlen("unacked"))
+        except (OperationalError, RedisError, OSError) as error:
+            raise QueueUnavailable(f"the queue in Redis cannot be read: {error}") from error
+
     def rate(self, model: str) -> float:
         """Present requests per second of a model's lane."""
         return self._limiter.rate(model)
