@@ -61,10 +61,11 @@ class Dispatch:
 
     def poll(self) -> float:
         """One round. Returns how many seconds to sleep before the next."""
+        free_slots = self.free_slots() if self.free_slots else MESSAGES_MAX
         with self.database.read() as connection:
             served = self._batches(connection)
             lying = handed_out(connection)
-            slots = self._slots(lying)
+            slots = min(free_slots, MESSAGES_MAX - lying.all)
             copies = self._copies(connection, min(COPIES_AT_ONCE - lying.copies, slots))
             pace = self._pace(connection, served)
         served, room = self._rooms(served, lying, pace)
@@ -83,11 +84,6 @@ class Dispatch:
         mine = and_(batches.c.state == "open", batches.c.engine == self.engine)
         waiting = job.batches_that_wait(connection, mine)
         return [batch.get(connection, id_) for id_ in waiting if self.only is None or id_ in self.only]
-
-    def _slots(self, lying: HandedOut) -> int:
-        """How many messages there is room for, whatever they are."""
-        room = MESSAGES_MAX - lying.all
-        return min(room, self.free_slots()) if self.free_slots else room
 
     def _copies(self, connection: Connection, most: int) -> list[int]:
         """Jobs that are paid and wait to be copied, those whose addresses die first first; of any batch, however it
