@@ -131,13 +131,19 @@ def unqueue(tx: Connection, job_id: int, now: datetime, *, reason: str) -> bool:
     return True
 
 
-def claim(tx: Connection, job_id: int, *, owner: str, lease_s: float, now: datetime) -> Claim | None:
-    """queued -> running, for one worker only. None: somebody else has it, or it is not to be done now."""
-    token, until = secrets.token_hex(16), now + timedelta(seconds=lease_s)
-    if not _move(
-        tx, "claim", jobs.c.id == job_id, claim_token=token, claim_owner=owner, lease_until=until, queued_at=None
-    ):
-        return None
+def claim(
+    tx: Connection, job_id: int, *, owner: str, lease_s: float, now: datetime, token: str | None = None
+) -> Claim | None:
+    """queued -> running, for one worker only. None: somebody else has it, or it is not to be done now.
+
+    token: of the caller's making, where the commit's answer may be lost: called again with it, the claim is found again
+    """
+    token, until = token or secrets.token_hex(16), now + timedelta(seconds=lease_s)
+    taken = {"claim_token": token, "claim_owner": owner, "lease_until": until, "queued_at": None}
+    if not _move(tx, "claim", jobs.c.id == job_id, **taken):
+        mine = and_(jobs.c.id == job_id, jobs.c.status == "running", jobs.c.claim_token == token)
+        if tx.execute(update(jobs).where(mine).values(lease_until=until)).rowcount != 1:
+            return None
     record = tx.execute(
         select(
             jobs,

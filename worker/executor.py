@@ -8,6 +8,7 @@ word; waiting is done here, and only for as long as nobody says stop.
 from __future__ import annotations
 
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -54,6 +55,7 @@ COPY_ROUNDS = 8  # failed rounds of fetching one job's results before a person i
 COPY_WAIT_MAX_S = 30.0
 LEAD_S = 0.05  # a worker wakes so long before its slot, to write down the intent and to connect
 LEAVING_PATIENCE_S = 30.0  # how long a leaving process waits for a ledger that cannot be written
+ANSWER_PATIENCE_S = 600.0  # the same, with a paid answer in hand: only the ledger can keep it from being paid again
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -105,6 +107,7 @@ class Executor:
     max_wait_s: float = 60.0
     stop: threading.Event = field(default_factory=threading.Event)
     now: Callable[[], datetime] = utc_now
+    clock: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
     patience_s: float = 1.0
     _complained: bool = field(default=False, init=False)
@@ -143,7 +146,12 @@ class Executor:
     def _claim(self, job_id: int) -> Claim | None:
         if self.stop.is_set():
             return None
-        return self._write(lambda tx: job.claim(tx, job_id, owner=self.owner, lease_s=self.lease_s, now=self.now()))
+        token = secrets.token_hex(
+            16
+        )  # the same for every repeat, which so finds the claim whose commit was not confirmed
+        return self._write(
+            lambda tx: job.claim(tx, job_id, owner=self.owner, lease_s=self.lease_s, now=self.now(), token=token)
+        )
 
     def _admit(self, claim: Claim) -> Admitted | None:
         """Wait until shortly before a slot of the model's lane, and write down the intent. None: given back."""
@@ -182,16 +190,38 @@ class Executor:
         except (CallError, PictureError, SettingsError) as error:
             self._settle(claim, attempt, error)
             return None
-        charge_micros = self._price(claim, attempt, answer)
-        delivered = self._write(
-            lambda tx: job.record_answer(
-                tx, attempt, answer, charge_micros=charge_micros, url_life_s=URL_LIFE_S, now=self.now()
-            ),
-            durable=True,
-        )
+        delivered = self._keep(claim, attempt, answer)
         self.limiter.succeeded(claim.edit.model)
         log.info("answered", batch=claim.batch, job=claim.job_id, attempt=attempt.id, pictures=answer.pictures)
         return delivered
+
+    def _keep(self, claim: Claim, attempt: OpenAttempt, answer: Answer) -> int:
+        """Record a paid answer, and wait for the ledger long. The log has what a person needs, should it never come.
+
+        Told at the first refusal, too: whoever is killed while waiting says nothing more.
+        """
+        charge_micros = self._price(claim, attempt, answer)
+        paid = log.bind(
+            batch=claim.batch,
+            job=claim.job_id,
+            attempt=attempt.id,
+            request_id=answer.request_id,
+            pictures=answer.pictures,
+            charge_micros=charge_micros,
+            currency=claim.currency,
+        )
+        try:
+            return self._patiently(
+                lambda: self.database.write(durable=True),
+                lambda tx: job.record_answer(
+                    tx, attempt, answer, charge_micros=charge_micros, url_life_s=URL_LIFE_S, now=self.now()
+                ),
+                leaving_s=ANSWER_PATIENCE_S,
+                refused=lambda: paid.warning("a paid answer waits for the ledger"),
+            )
+        except LedgerUnavailable:
+            paid.error("a paid answer was not recorded; its call will count as unknown")
+            raise
 
     def _price(self, claim: Claim, attempt: OpenAttempt, answer: Answer) -> int:
         """Today's price; the dearer one its size may have, where the answer tells no area.
@@ -373,8 +403,16 @@ class Executor:
         """Asked until the ledger answers: a restart of it is no reason to fail a job that is paid."""
         return self._patiently(self.database.read, work)
 
-    def _patiently(self, begin: Callable[[], AbstractContextManager[Connection]], work: Callable[[Connection], T]) -> T:
-        leaving_since: float | None = None
+    def _patiently(
+        self,
+        begin: Callable[[], AbstractContextManager[Connection]],
+        work: Callable[[Connection], T],
+        *,
+        leaving_s: float = LEAVING_PATIENCE_S,
+        refused: Callable[[], None] = lambda: None,
+    ) -> T:
+        """leaving_s: how long still to try once told to stop. refused: told of the first refusal."""
+        told, leaving_since = False, None
         while True:
             try:
                 with begin() as connection:
@@ -382,9 +420,12 @@ class Executor:
                 self._complained = False
                 return done
             except LedgerUnavailable as error:
+                if not told:
+                    refused()
+                told = True
                 if self.stop.is_set():
-                    leaving_since = leaving_since or time.monotonic()
-                    if time.monotonic() - leaving_since > LEAVING_PATIENCE_S:
+                    leaving_since = self.clock() if leaving_since is None else leaving_since
+                    if self.clock() - leaving_since > leaving_s:
                         raise
                 if not self._complained:  # once an outage, not once a second and thread
                     log.warning("the ledger cannot be used; trying again", error=str(error))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from models import batch, job, ledger
 from models.catalogue import CATALOGUE
@@ -393,6 +394,92 @@ def test_an_answer_is_recorded_although_the_ledger_was_away_when_it_came(
     # then
     assert house.status() == "succeeded"
     assert len(provider.calls) == 1
+    assert len(house.charges()) == 1
+
+
+def test_a_leaving_worker_waits_ten_minutes_for_the_ledger_with_a_paid_answer_in_hand(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+):
+    # given: told to stop during the call, and a ledger that is away for nine and a half minutes
+    house, watch = make_house(exposure_limit_micros=0), Clock()
+    provider = Provider()
+    worker = house.worker(provider)
+    worker.clock = lambda: (watch() - NOON).total_seconds()
+    write = house.database.write
+
+    def away(*, durable: bool = False):
+        watch.pass_(10)
+        if watch() < NOON + timedelta(seconds=570):
+            raise LedgerUnavailable("the ledger is away")
+        return write(durable=durable)
+
+    def stopped() -> None:
+        worker.stop.set()
+        monkeypatch.setattr(house.database, "write", away)
+
+    provider.during = stopped
+
+    # when
+    worker.execute(house.job_id)
+
+    # then
+    assert house.status() == "succeeded"
+    assert len(house.charges()) == 1
+
+
+def test_an_answer_that_is_given_up_leaves_what_is_known_of_it_in_the_log_and_no_address(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+):
+    # given: a ledger that does not come back
+    house, watch = make_house(exposure_limit_micros=0), Clock()
+    provider = Provider()
+    worker = house.worker(provider)
+    worker.clock = lambda: (watch() - NOON).total_seconds()
+
+    def away(*, durable: bool = False):
+        watch.pass_(10)
+        raise LedgerUnavailable("the ledger is away")
+
+    def stopped() -> None:
+        worker.stop.set()
+        monkeypatch.setattr(house.database, "write", away)
+
+    provider.during = stopped
+
+    # when
+    with capture_logs() as lines:
+        worker.execute(house.job_id)
+
+    # then: once at the first refusal, since a kill may come, and once at the end
+    paid = [line for line in lines if line["event"].startswith("a paid answer")]
+    assert [line["log_level"] for line in paid] == ["warning", "error"]
+    for line in paid:
+        facts = (line["batch"], line["job"], line["attempt"], line["request_id"], line["charge_micros"])
+        assert facts == ("night", house.job_id, 1, "request-1", 200_000)
+    assert "https://results" not in str(lines)
+
+
+def test_a_claim_whose_commit_was_not_confirmed_is_found_again_by_the_worker_that_made_it(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+):
+    # given: the claim is committed, and the connection is lost before the word of it
+    house = make_house(exposure_limit_micros=0)
+    write, losses = house.database.write, iter([True])
+
+    @contextmanager
+    def lossy(*, durable: bool = False):
+        with write(durable=durable) as tx:
+            yield tx
+        if next(losses, False):
+            raise LedgerUnavailable("the connection was lost")
+
+    monkeypatch.setattr(house.database, "write", lossy)
+
+    # when
+    house.worker(Provider()).execute(house.job_id)
+
+    # then: not after its lease
+    assert house.status() == "succeeded"
     assert len(house.charges()) == 1
 
 
