@@ -9,8 +9,9 @@ process waits its turn instead of failing half way. `write(durable=True)` is for
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ from models.errors import LedgerUnavailable, SettingsError
 from models.settings import mask_url
 
 BUSY_TIMEOUT_S = 30
+POOL_SIZE = 8  # a transaction takes about a millisecond, so a few connections serve a thousand calls under way
+POOL_EXTRA = 2
+# A server that vanished without a word is noticed after a minute at most, instead of the system's hours. An URL's own
+# application_name goes before ours.
+LIVELY = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "fallback_application_name": "packshot",
+}
 
 
 class Database:
@@ -31,7 +45,7 @@ class Database:
     Raises SettingsError for an address that is neither SQLite nor PostgreSQL, LedgerUnavailable when it cannot be used.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         self.url = _parse(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._write_lock = threading.Lock()
@@ -125,6 +139,19 @@ class Database:
         with self.read() as connection:
             return bool(inspect(connection).has_table(name))
 
+    def clock_ahead_s(self, clock: Callable[[], datetime]) -> float:
+        """How far a clock goes before the database's own, as surely as the way there and back allows; negative: behind.
+
+        0 for SQLite, whose clock is this host's.
+        """
+        if self.is_sqlite:
+            return 0.0
+        with self.read() as connection:
+            asked_at = clock()
+            theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            answered_at = clock()
+        return float(max((asked_at - theirs).total_seconds(), 0) + min((answered_at - theirs).total_seconds(), 0))
+
     def close(self) -> None:
         self._reader.dispose()
         self._writer.dispose()
@@ -153,7 +180,7 @@ def _alembic_config() -> Any:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise SettingsError(
             f"PACKSHOT_DATABASE_URL: {mask_url(url)!r} is not a database address; "
             "write sqlite:///ledger.db or postgresql://user@host/name"
@@ -195,10 +222,10 @@ def _postgres_engine(url: URL, pool_size: int) -> Engine:
     return create_engine(
         url,
         pool_size=pool_size,
-        max_overflow=5,
+        max_overflow=POOL_EXTRA,
         pool_pre_ping=True,
         pool_timeout=30,
-        connect_args={"connect_timeout": 5, "options": "-c lock_timeout=30000 -c statement_timeout=60000"},
+        connect_args={**LIVELY, "options": "-c lock_timeout=30000 -c statement_timeout=60000"},
     )
 
 
@@ -208,7 +235,9 @@ def _in_words(url: URL) -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
-        raise LedgerUnavailable(f"the ledger {mask_url(str(url))} cannot be used: {_first_line(error)}") from error
+        raise LedgerUnavailable(
+            f"the ledger {mask_url(str(url))} cannot be used: {_first_line(error)}{_way_out(error, url)}"
+        ) from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise LedgerUnavailable(f"the ledger {mask_url(str(url))} was lost: {_first_line(error)}") from error
@@ -217,6 +246,12 @@ def _in_words(url: URL) -> Iterator[None]:
         raise
     except TimeoutError as error:  # SQLAlchemy's: all connections of the pool are busy
         raise LedgerUnavailable(f"the ledger {mask_url(str(url))} is too busy: no connection came free") from error
+
+
+def _way_out(error: DBAPIError, url: URL) -> str:
+    """For a server that was not reached. What a server that answers has against a statement is no matter of address."""
+    unreached = url.get_backend_name() == "postgresql" and getattr(error.orig, "sqlstate", None) is None
+    return "; see that it runs and that PACKSHOT_DATABASE_URL is right" if unreached else ""
 
 
 def _first_line(error: DBAPIError) -> str:

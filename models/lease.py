@@ -1,17 +1,39 @@
 """A lease in the ledger: one of several processes is the active one, until its time runs out.
 
-Times are the caller's; processes whose clocks differ by more than a few seconds should not share a ledger. The lease
-only saves double work: what it guards (dispatch, rescue) is harmless when two do it at once, because each transition
-checks the old status.
+Times are the caller's, so processes whose clocks differ by more than a few seconds must not share a ledger: the one
+that is ahead takes a live call for dead, and has it bought again. `need_right_clock` asks before they begin. The lease
+of a scheduler only saves double work: what it guards (dispatch, rescue) is harmless when two do it at once, because
+each transition checks the old status.
 """
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, bindparam, delete, or_, select, text, update
 
+from models.database import Database
+from models.errors import PackshotError
 from models.tables import leases
+
+SKEW_TOLD_S, SKEW_MAX_S = 2.0, 5.0
+
+
+class ClockWrong(PackshotError):
+    """This host's clock is too far from the database's for leases to be safe."""
+
+
+def need_right_clock(database: Database, clock: Callable[[], datetime], *, most_s: float = SKEW_MAX_S) -> None:
+    """Raises ClockWrong where this host's clock differs from the database's by more than that."""
+    ahead_s = database.clock_ahead_s(clock)
+    if abs(ahead_s) > most_s:
+        way = "ahead of" if ahead_s > 0 else "behind"
+        raise ClockWrong(
+            f"the clock of {socket.gethostname()} is {abs(ahead_s):.1f} s {way} the database's, and claims of jobs end "
+            f"by the clock; set both by NTP (at most {most_s:g} s are allowed)"
+        )
 
 
 def take(tx: Connection, name: str, holder: str, *, lease_s: float, now: datetime) -> bool:

@@ -15,6 +15,7 @@ from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
 
@@ -71,6 +72,19 @@ def _http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")) or not text.partition("://")[2].strip("/"):
         raise ValueError(f"{text!r} is not an address; write https://host/api/v1")
     return text.rstrip("/")
+
+
+def _redis_url(secret: SecretStr) -> SecretStr:
+    """As the queue and the limiter both read it. It may hold a password, so no message shows it."""
+    text = secret.get_secret_value().strip()
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in ("redis", "rediss") and parts.port != 0 and re.fullmatch(r"/?|/\d+", parts.path)
+    except ValueError:  # what the standard library has against a host or a port
+        fits = None
+    if not fits:
+        raise ValueError("this is not an address of Redis; write redis://host:6379/0, or rediss:// for TLS")
+    return SecretStr(text)
 
 
 def _workspace(text: str) -> str | None:
@@ -144,7 +158,9 @@ class Settings(BaseModel):
         "sqlite:///.packshot/ledger.db"
     )
     redis_url: Annotated[
-        SecretStr | None, Field(alias="PACKSHOT_REDIS_URL", description="queue and limiter of the cluster")
+        SecretStr | None,
+        AfterValidator(lambda v: v if v is None else _redis_url(v)),
+        Field(alias="PACKSHOT_REDIS_URL", description="queue and limiter of the cluster"),
     ] = None
     region: Annotated[
         str, AfterValidator(_region), Field(alias="PACKSHOT_REGION", description="region of manifests that name none")
@@ -402,5 +418,5 @@ def mask_url(url: str) -> str:
 
     try:
         return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # SQLAlchemy's word on a port that is no number is Python's own
         return "***"

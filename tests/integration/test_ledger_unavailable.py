@@ -6,11 +6,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from models import lease
 from models.database import Database
 from models.errors import LedgerUnavailable, SettingsError
 from tests.ledgers import a_book
@@ -118,7 +120,52 @@ def test_a_postgresql_that_refuses_connections(closed_port):
 
     assert sentence.startswith(f"the ledger postgresql+psycopg://somebody:***@127.0.0.1:{closed_port}/ledger cannot be")
     assert "refused" in sentence
+    assert sentence.endswith("; see that it runs and that PACKSHOT_DATABASE_URL is right")
     assert "secret" not in sentence
+
+
+def test_a_postgresql_that_refuses_a_statement_is_not_said_to_be_elsewhere(postgres_url):
+    database = Database(postgres_url)
+
+    def take_too_long() -> None:
+        with database.read() as connection:
+            connection.execute(text("SET statement_timeout = 10"))
+            connection.execute(text("SELECT pg_sleep(1)"))
+
+    with pytest.raises(LedgerUnavailable) as raised:
+        take_too_long()
+    database.close()
+
+    assert str(raised.value).endswith("canceling statement due to statement timeout")
+
+
+def test_a_postgresql_sees_who_is_there_and_few_of_each(postgres_url):
+    database = Database(postgres_url)
+
+    with database.read() as connection:
+        name = connection.execute(text("SELECT current_setting('application_name')")).scalar_one()
+    pool = database._writer.pool
+    database.close()
+
+    assert name == "packshot"
+    assert pool.size() + pool._max_overflow == 10
+
+
+def test_a_clock_that_differs_from_the_databases_is_measured_and_refused(database):
+    # given
+    def clock(ahead_s: float):
+        return lambda: datetime.now(UTC) + timedelta(seconds=ahead_s)
+
+    # then: SQLite has no clock but this host's
+    if database.is_sqlite:
+        assert database.clock_ahead_s(clock(60)) == 0
+        return
+    assert abs(database.clock_ahead_s(clock(0))) < 1
+    assert 59 < database.clock_ahead_s(clock(60)) <= 60
+    assert -60 <= database.clock_ahead_s(clock(-60)) < -59
+    lease.need_right_clock(database, clock(3))
+    with pytest.raises(lease.ClockWrong, match=r"is \d\.\d s behind the database's.*NTP"):
+        lease.need_right_clock(database, clock(-8))
 
 
 def test_a_postgresql_without_that_database(postgres):
@@ -173,6 +220,7 @@ def test_a_pool_whose_connections_are_all_taken(postgres_url):
     ("url", "sentence"),
     [
         ("ledger.db", "is not a database address; write sqlite:///ledger.db"),
+        ("postgresql://user:secret@host:port/db", "is not a database address; write sqlite:///ledger.db"),
         ("mysql://user:secret@host/db", "mysql is not supported; use sqlite:/// or postgresql://"),
         ("sqlite://", "a ledger in memory would be lost"),
         ("sqlite:///:memory:", "a ledger in memory would be lost"),

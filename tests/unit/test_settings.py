@@ -295,3 +295,35 @@ def test_user_and_password_in_an_address_are_not_shown(url, shown):
     in_force = load(environ={"DASHSCOPE_HTTP_BASE_URL": url, "AWS_ENDPOINT_URL": url}, cwd=Path("/nonexistent"))
     told = {line.name: line.value for line in in_force.describe()}
     assert told["DASHSCOPE_HTTP_BASE_URL"] == told["AWS_ENDPOINT_URL"] == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://queue:6379/0",
+        "amqp://queue",
+        "queue:6379",
+        "redis://:secret@queue:port/0",
+        "redis://:secret@queue:0/0",
+        "redis://:secret@queue:99999/0",
+        "redis://:secret@queue/zero",
+        "unix:///run/redis.sock",
+    ],
+)
+def test_an_address_that_is_not_of_redis_is_refused_in_one_sentence_that_does_not_show_it(cwd, url):
+    said = refused(cwd, {"PACKSHOT_REDIS_URL": url})
+
+    assert said == (
+        "PACKSHOT_REDIS_URL (environment): this is not an address of Redis; "
+        "write redis://host:6379/0, or rediss:// for TLS"
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://queue", "redis://queue:6379/", "rediss://user:secret@[::1]:6380/3?ssl_cert_reqs=none"]
+)
+def test_an_address_of_redis_may_leave_out_port_and_database(cwd, url):
+    found = load(environ={"PACKSHOT_REDIS_URL": f" {url} "}, cwd=cwd).redis_url
+
+    assert found is not None
+    assert found.get_secret_value() == url
