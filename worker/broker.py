@@ -8,11 +8,12 @@ that a command that needs no cluster does not load one.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from models.errors import PackshotError
+from models.errors import PackshotError, SettingsError
 from models.settings import Settings
 from worker.preflight import ProviderNotReady, check_provider, preflight, read_object
 
@@ -27,10 +28,14 @@ __all__ = [
     "QueueUnavailable",
     "check_provider",
     "embedded",
+    "need_cluster",
     "preflight",
     "read_object",
     "work_for_cluster",
 ]
+
+
+SEE_TO_REDIS = "see that Redis runs and that PACKSHOT_REDIS_URL is right"
 
 
 class QueueUnavailable(PackshotError):
@@ -46,6 +51,25 @@ class ServerFacts:
     version: str
     append_only: bool
     eviction: str
+
+
+def need_cluster(settings: Settings) -> None:
+    """Raises SettingsError where the settings are those of one machine."""
+    redis_url(settings)
+    if settings.database_url.startswith("sqlite"):
+        raise SettingsError(
+            "PACKSHOT_DATABASE_URL is a SQLite file, which several processes and hosts cannot share safely; "
+            "write postgresql://user@host/name, or use packshot run on one machine"
+        )
+
+
+def redis_url(settings: Settings) -> str:
+    """Raises SettingsError where there is none."""
+    if settings.redis_url is None:
+        raise SettingsError(
+            "PACKSHOT_REDIS_URL is not set: the cluster's queue lives in Redis; write redis://host:6379/0"
+        )
+    return settings.redis_url.get_secret_value()
 
 
 def work_for_cluster() -> None:
@@ -85,7 +109,7 @@ class CeleryBroker:
         try:
             self._app.send_task(TASK, args=[job_id], exchange="", routing_key=QUEUE, retry=False)
         except (OperationalError, RedisError, OSError) as error:
-            raise QueueUnavailable(f"the queue in Redis cannot be written: {error}") from error
+            raise QueueUnavailable(f"the queue in Redis cannot be written: {error}; {SEE_TO_REDIS}") from error
 
     def waiting(self) -> tuple[set[int], int]:
         """Job ids whose messages nobody took yet, and how many messages were taken and not begun.
@@ -102,7 +126,7 @@ class CeleryBroker:
                 client = connection.default_channel.client
                 return {job_id_of(raw) for raw in client.lrange(QUEUE, 0, -1)}, int(client.hlen("unacked"))
         except (OperationalError, RedisError, OSError) as error:
-            raise QueueUnavailable(f"the queue in Redis cannot be read: {error}") from error
+            raise QueueUnavailable(f"the queue in Redis cannot be read: {error}; {SEE_TO_REDIS}") from error
 
     def length(self) -> int:
         """How many messages lie in Redis: those that nobody took yet, and those that were taken and not begun.
@@ -134,7 +158,7 @@ class CeleryBroker:
             there = {} if host is None else {"pattern": f"*@{host}", "matcher": "glob", "limit": 1}
             return sorted(self._app.control.inspect(timeout=timeout_s, **there).ping() or {})
         except (OperationalError, RedisError, OSError) as error:
-            raise QueueUnavailable(f"the workers cannot be asked: {error}") from error
+            raise QueueUnavailable(f"the workers cannot be asked: {error}; {SEE_TO_REDIS}") from error
 
     def server_facts(self) -> ServerFacts:
         """Of the Redis server, by INFO: managed services forbid CONFIG. Raises QueueUnavailable."""
@@ -145,7 +169,7 @@ class CeleryBroker:
             with self._app.connection_for_read() as connection:
                 said = connection.default_channel.client.info()
         except (OperationalError, RedisError, OSError) as error:
-            raise QueueUnavailable(f"Redis cannot be asked: {error}") from error
+            raise QueueUnavailable(f"Redis cannot be asked: {error}; {SEE_TO_REDIS}") from error
         version = said.get("valkey_version") or said.get("redis_version", "?")
         return ServerFacts(str(version), bool(said.get("aof_enabled")), str(said.get("maxmemory_policy", "?")))
 
@@ -158,10 +182,16 @@ def _cluster_app() -> Any:
     from models import settings as settings_module
     from worker.queue import make_app
 
-    return make_app(settings_module.load())
+    settings = settings_module.load()
+    need_cluster(settings)
+    return make_app(settings)
 
 
 def __getattr__(name: str) -> Any:
     if name in ("app", "celery"):
-        return _cluster_app()
+        try:
+            return _cluster_app()
+        except PackshotError as error:  # Celery's own command would print it as a traceback
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
     raise AttributeError(name)

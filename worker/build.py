@@ -17,8 +17,13 @@ SWITCH_S = 0.0005  # a thread that wakes for its slot gets the interpreter this 
 
 
 def build_executor(settings: Settings, database: Database, *, owner: str) -> Executor:
-    """An executor ready to work. Raises SettingsError where a setting does not allow one."""
+    """An executor ready to work. Raises SettingsError where a setting does not allow one.
+
+    Without a key it would stop one batch after the other.
+    """
     sys.setswitchinterval(SWITCH_S)
+    provider = Provider(settings)
+    provider.need_key()
 
     @functools.lru_cache(maxsize=64)
     def storage(place: str) -> Storage:
@@ -26,7 +31,7 @@ def build_executor(settings: Settings, database: Database, *, owner: str) -> Exe
 
     return Executor(
         database=database,
-        provider=Provider(settings),
+        provider=provider,
         fetcher=Fetcher(settings),
         storage=storage,
         limiter=build_limiter(settings),

@@ -280,7 +280,9 @@ class Executor:
                     due_at = now + timedelta(seconds=self.patience_s)
                     job.rebuy_or_hold(tx, claim, call.hold, now, due_at=due_at)
                 case retry.StopBatch(code=code, message=message, advice=advice):
-                    batch.stop(tx, claim.batch_id, code=code, message=f"{message} {advice}".strip())
+                    here = f"{self.owner}: " if isinstance(error, SettingsError) else ""  # others may be set right
+                    reason = "; ".join(filter(None, (message.strip().rstrip("."), advice)))
+                    batch.stop(tx, claim.batch_id, code=code, message=here + reason)
                     job.postpone(tx, claim, now, due_at=now, code=code, message=message)
                 case retry.GiveUp(code=code, message=message):
                     job.fail(tx, claim, now, code=code, message=message)

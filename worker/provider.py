@@ -131,6 +131,10 @@ class Provider:
             host = urlsplit(url).netloc.rpartition("@")[2]
             raise outcomes.of_exception(error, handed_over=handed_over, begun=begun, host=host) from error
 
+    def need_key(self) -> None:
+        """Raises SettingsError where there is no key, or one that no request can carry."""
+        self._headers()
+
     def _headers(self) -> dict[str, str]:
         secret = self._settings.api_key
         key = secret.get_secret_value().strip() if secret else ""

@@ -19,8 +19,8 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
-from models.errors import SettingsError
 from models.settings import Settings
+from worker.broker import redis_url
 
 QUEUE = "packshot"
 TASK = "packshot.execute"
@@ -29,13 +29,7 @@ VISIBILITY_S = 3600
 
 def make_app(settings: Settings) -> Celery:
     """The Celery application. Raises SettingsError where PACKSHOT_REDIS_URL is not set."""
-    if settings.redis_url is None:
-        raise SettingsError(
-            "PACKSHOT_REDIS_URL is not set: the cluster's queue lives in Redis; write redis://host:6379/0"
-        )
-    app = Celery(
-        "packshot", broker=settings.redis_url.get_secret_value(), include=["worker.tasks"], set_as_current=True
-    )
+    app = Celery("packshot", broker=redis_url(settings), include=["worker.tasks"], set_as_current=True)
     app.conf.update(hard_settings(settings))
     return app
 

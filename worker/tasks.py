@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 import threading
 from typing import Any
 
@@ -15,7 +16,10 @@ from celery.signals import worker_init, worker_shutting_down
 from models import logs
 from models import settings as settings_module
 from models.database import Database
-from worker.executor import Executor
+from models.errors import PackshotError
+from models.lease import need_right_clock
+from worker.broker import need_cluster
+from worker.executor import Executor, utc_now
 from worker.queue import TASK
 
 log = structlog.get_logger()
@@ -38,8 +42,10 @@ def executor() -> Executor:
 
             settings = settings_module.load()
             logs.configure(settings.log_level)
-            database = Database(settings.database_url, pool_size=min(settings.concurrency, 20))
+            need_cluster(settings)
+            database = Database(settings.database_url)
             database.ensure_current()
+            need_right_clock(database, utc_now)
             owner = f"worker:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
             _executor = build_executor(settings, database, owner=owner)
         return _executor
@@ -47,7 +53,18 @@ def executor() -> Executor:
 
 @worker_init.connect
 def _be_ready(**_: Any) -> None:
-    log.info("worker starts", owner=executor().owner)
+    """A worker that cannot work must not begin: it would take messages and do nothing with them.
+
+    Celery only logs what goes wrong here, except for SystemExit.
+    """
+    try:
+        log.info("worker starts", owner=executor().owner)
+    except PackshotError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        log.exception("the worker cannot begin")
+        raise SystemExit(1) from error
 
 
 @worker_shutting_down.connect

@@ -26,6 +26,7 @@ from models.errors import (
     LedgerUnavailable,
     NotSent,
     OutcomeUnknown,
+    SettingsError,
     StorageUnavailable,
     Throttled,
     Transient,
@@ -529,6 +530,19 @@ def test_a_storage_that_is_away_delays_the_copy_and_buys_nothing_again(make_hous
     # then
     assert house.status() == "succeeded"
     assert provider.calls == ["1"]
+
+
+def test_a_setting_that_is_wrong_on_one_worker_stops_the_batch_with_that_workers_name(
+    make_house: Callable[..., House],
+):
+    house = make_house(exposure_limit_micros=0)
+
+    house.worker(Provider(raises=SettingsError("there is no key.")), name="worker:north:7").execute(house.job_id)
+
+    with house.database.read() as connection:
+        stopped = batch.get(connection, 1)
+    assert stopped.state == "stopped"
+    assert stopped.message == "worker:north:7: there is no key; correct the setting and run again"
 
 
 def test_an_error_of_our_own_after_sending_leaves_the_call_unknown_and_the_job_to_a_person(
