@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from models.errors import SettingsError, UsageError
+from models.errors import LedgerUnavailable, PackshotError, UsageError
 from models.money import parse_amount
 from models.money import show as money
-from models.settings import Settings
 from scheduler.cli.app import (
     BatchArg,
     JsonOption,
@@ -30,35 +30,28 @@ from scheduler.cli.app import (
     talk,
 )
 from scheduler.cli.manifests import planned, print_quote, refuse
+from worker.broker import need_cluster
 
 if TYPE_CHECKING:
     from models.batch import Batch
     from models.database import Database
+    from scheduler.report import Progress
 
 SEEN_EVERY_S = 0.5
-
-
-def need_cluster(settings: Settings) -> None:
-    """Raises SettingsError where the settings are those of one machine."""
-    if settings.redis_url is None:
-        raise SettingsError(
-            "PACKSHOT_REDIS_URL is not set: the cluster's queue lives in Redis; write redis://host:6379/0"
-        )
-    if settings.database_url.startswith("sqlite"):
-        raise SettingsError(
-            "PACKSHOT_DATABASE_URL is a SQLite file, which several processes and hosts cannot share safely; "
-            "write postgresql://user@host/name, or use packshot run on one machine"
-        )
+AWAY_S = 5.0
 
 
 @app.command(epilog="Example: packshot scheduler")
 def scheduler() -> None:
     """Hand out the work of submitted batches until told to stop; start a second one as a standby."""
+    from models.lease import need_right_clock
+    from scheduler.run import utc_now
     from scheduler.service import run_service
 
     settings = load_settings()
     need_cluster(settings)
     with open_ledger(settings) as database:
+        need_right_clock(database, utc_now)
         run_service(settings, database)
 
 
@@ -71,10 +64,7 @@ def worker(
     """Work on what the scheduler hands out; SIGTERM lets calls in flight end, and records them."""
     from worker.broker import work_for_cluster
 
-    settings = load_settings()
-    need_cluster(settings)
-    with open_ledger(settings):
-        pass
+    need_cluster(load_settings())
     if concurrency is not None:
         os.environ["PACKSHOT_CONCURRENCY"] = str(concurrency)
     work_for_cluster()
@@ -83,11 +73,11 @@ def worker(
 @app.command(epilog="Example: packshot submit manifests/hello.yaml --yes")
 def submit(manifest: ManifestArg, pairs: SetOption = [], yes: YesOption = False, json: JsonOption = False) -> None:  # noqa: B006
     """Hand a manifest to the cluster and return at once; prints the batch's name."""
-    from models import batch
-    from scheduler.cli.buying import confirm
+    from scheduler.cli.buying import check_daily_budget, confirm
     from scheduler.run import check_destinations, utc_now
     from scheduler.submit import find_unchanged
     from scheduler.submit import submit as write
+    from worker.broker import check_provider
 
     settings = load_settings(manifest)
     need_cluster(settings)
@@ -96,6 +86,15 @@ def submit(manifest: ManifestArg, pairs: SetOption = [], yes: YesOption = False,
         _need_shared(plan.output)
         with open_ledger(settings) as database:
             found = find_unchanged(database, plan, rehearsal=False)
+            if found is not None and found.state == "cancelled":
+                raise PackshotError(
+                    f"{found.name} was cancelled, and that is for good; give the manifest another name in `batch:`"
+                )
+            check_daily_budget(settings, plan.currency)
+            if settings.api_key is None:
+                talk("warning: DASHSCOPE_API_KEY is not set here, so the provider is not asked before the workers do")
+            else:
+                check_provider(settings, plan.region, [quote.model for quote in plan.by_model])
             if found is None:
                 print_quote(plan, file=sys.stderr)
                 confirm(plan.quote_micros, plan.currency, settings, yes=yes)
@@ -106,10 +105,19 @@ def submit(manifest: ManifestArg, pairs: SetOption = [], yes: YesOption = False,
                 )
             else:
                 talk(f"{found.name} is in the ledger already; the cluster goes on with it")
-                with database.write() as tx:
-                    batch.hand_over(tx, found.id, "cluster")
-                    batch.reopen(tx, found.id, utc_now())
+                _take_over(database, found)
     print_json({"batch": found.name, "id": found.id}) if json else print(found.name)
+
+
+def _take_over(database: Database, found: Batch) -> None:
+    """Let the cluster go on with a batch; one of packshot run only while no run works on it."""
+    from models import batch
+    from scheduler.lock import only_engine
+    from scheduler.run import utc_now
+
+    with only_engine(database) if found.engine == "embedded" else nullcontext(), database.write() as tx:
+        batch.hand_over(tx, found.id, "cluster")
+        batch.reopen(tx, found.id, utc_now())
 
 
 def _need_shared(output: str) -> None:
@@ -121,31 +129,52 @@ def _need_shared(output: str) -> None:
 def watch(name: BatchArg, json: JsonOption = False) -> None:
     """Show a batch that the cluster works on until it ends; leaves with 1 unless every row got its pictures."""
     from scheduler import report
-    from scheduler.dispatch import out_of_budget
     from scheduler.display import open_display
-    from scheduler.run import utc_now
+    from scheduler.run import LEDGER_PATIENCE_S
     from worker.broker import CeleryBroker
 
     settings = load_settings()
     need_cluster(settings)
     with open_ledger(settings) as database:
+        with database.read() as connection:
+            found = report.find_batch(connection, name, rehearsal=False)
         queue = CeleryBroker(settings)
         display = open_display()
+        seen_at = time.monotonic()
         try:
             while True:
-                with database.read() as connection:
-                    found = report.find_batch(connection, name, rehearsal=False)
-                    seen = report.progress(connection, found.id, utc_now())
-                    state = report.state(found, seen.jobs, out_of_budget=out_of_budget(connection, found, utc_now()))
+                try:
+                    found, seen, ended = _look(database, found)
+                except LedgerUnavailable as error:
+                    if time.monotonic() - seen_at > LEDGER_PATIENCE_S:
+                        raise
+                    display.say(f"{error}; trying again")
+                    time.sleep(AWAY_S)
+                    continue
+                seen_at = time.monotonic()
                 display.show(found, seen, queue.rate)
-                ends = seen.waiting == 0 if state == "cancelled" else state not in ("planning", "waiting", "running")
-                if ends and not seen.in_hand:
+                if ended:
                     break
                 time.sleep(SEEN_EVERY_S)
         finally:
             display.close()
             queue.close()
         _tell(database, found, json=json)
+
+
+def _look(database: Database, found: Batch) -> tuple[Batch, Progress, bool]:
+    """How far a batch is, and whether it ended."""
+    from models import batch
+    from scheduler import report
+    from scheduler.dispatch import out_of_budget
+    from scheduler.run import utc_now
+
+    with database.read() as connection:
+        found = batch.get(connection, found.id)
+        seen = report.progress(connection, found.id, utc_now())
+        state = report.state(found, seen.jobs, out_of_budget=out_of_budget(connection, found, utc_now()))
+    ended = seen.waiting == 0 if state == "cancelled" else state not in ("planning", "waiting", "running")
+    return found, seen, ended and not seen.in_hand
 
 
 def _tell(database: Database, found: Batch, *, json: bool) -> None:
@@ -193,12 +222,24 @@ def cancel(
     settings = load_settings()
     with open_ledger(settings) as database:
         found = _find(database, name, rehearsal)
+        _need_something_left(database, found)
         if not yes:
             if not sys.stdin.isatty():
                 raise UsageError("cancelling cannot be undone, and nobody is there to be asked; add --yes")
             typer.confirm(f"cancel what waits of {name}, for good?", abort=True, err=True)
         count = control.cancel(database, found, decision("cancel", settings, reason))
     print(f"{name}: cancelled, {count:,} jobs given up")
+
+
+def _need_something_left(database: Database, found: Batch) -> None:
+    """A finished batch stays a finished one."""
+    from scheduler import report
+    from scheduler.run import utc_now
+
+    with database.read() as connection:
+        jobs = report.progress(connection, found.id, utc_now()).jobs
+    if found.state != "cancelled" and jobs["succeeded"] + jobs["cancelled"] == sum(jobs.values()):
+        raise PackshotError(f"{found.name} is finished: nothing is left to be cancelled")
 
 
 @app.command(epilog="Example: packshot priority hello 90")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from models.errors import LedgerUnavailable, PackshotError
+from models.errors import PackshotError
 from models.settings import Settings, mask_url, mask_user
 from scheduler.cli.app import JsonOption, app, load_settings, print_json
 
@@ -43,6 +43,7 @@ def examine(settings: Settings, output: str | None) -> Iterator[Finding]:
     """Look at one part after the other. A part that is wrong hides only those that cannot be asked without it, so that
     each trouble is one line."""
     yield (database := _try("database", lambda: _database(settings)))
+    yield _if_ok(database, "clock", lambda: _clock(settings))
     yield (tables := _if_ok(database, "migrations", lambda: _migrations(settings)))
     if settings.redis_url is None:
         for part in ("redis", "workers", "scheduler"):
@@ -86,8 +87,19 @@ def _database(settings: Settings) -> str:
         with database.read() as connection:
             connection.exec_driver_sql("SELECT 1")
         return f"{database.dialect} at {mask_url(settings.database_url)}"
-    except LedgerUnavailable as error:
-        raise Wrong(f"{error}; see that it runs and that PACKSHOT_DATABASE_URL is right") from None
+    finally:
+        database.close()
+
+
+def _clock(settings: Settings) -> str:
+    from models.database import Database
+    from models.lease import SKEW_TOLD_S, need_right_clock
+    from scheduler.run import utc_now
+
+    database = Database(settings.database_url)
+    try:
+        need_right_clock(database, utc_now, most_s=SKEW_TOLD_S)
+        return f"within {SKEW_TOLD_S:g} s of the database's"
     finally:
         database.close()
 
@@ -104,13 +116,11 @@ def _migrations(settings: Settings) -> str:
 
 
 def _redis(settings: Settings) -> str:
-    from worker.broker import CeleryBroker, QueueUnavailable
+    from worker.broker import CeleryBroker
 
     queue = CeleryBroker(settings)
     try:
         facts = queue.server_facts()
-    except QueueUnavailable as error:
-        raise Wrong(f"{error}; see that it runs and that PACKSHOT_REDIS_URL is right") from None
     finally:
         queue.close()
     if not facts.append_only:
