@@ -182,9 +182,7 @@ def _cluster_app() -> Any:
     from models import settings as settings_module
     from worker.queue import make_app
 
-    settings = settings_module.load()
-    need_cluster(settings)
-    return make_app(settings)
+    return make_app(settings_module.load())
 
 
 def __getattr__(name: str) -> Any:

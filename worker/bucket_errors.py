@@ -70,7 +70,9 @@ def storage_error(error: ClientError | BotoCoreError | HTTPError, address: str) 
     if isinstance(error, (ParamValidationError, EndpointProviderError)):
         return StorageRefused(f"{address}: {_said(error)}; correct the manifest's output or AWS_ENDPOINT_URL")
     # What is left is the network: refused, reset, silent, cut short, a name that does not resolve.
-    return StorageUnavailable(f"{address}: {_said(error)}")
+    return StorageUnavailable(
+        f"{address}: {_said(error).rstrip('.')}; see that AWS_ENDPOINT_URL and the network are right"
+    )
 
 
 def _of_answer(error: ClientError, address: str) -> StorageError:

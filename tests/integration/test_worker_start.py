@@ -48,3 +48,19 @@ def test_a_worker_that_cannot_work_does_not_begin(
     assert words in errors[0]
     assert "Traceback" not in out + err
     assert "ready" not in out + err
+
+
+def test_celerys_own_tools_need_redis_alone_and_say_so_in_one_sentence(cli: Cli):
+    # given: a host that only looks on
+    inspect = [*CELERY[:3], "inspect", "ping", "--timeout", "1"]
+    env = {**cli.environment(), "PACKSHOT_DATABASE_URL": "", "DASHSCOPE_API_KEY": ""}
+
+    # when
+    without = nursery.run(inspect, env={**env, "PACKSHOT_REDIS_URL": ""}, cwd=cli.folder, timeout_s=60)
+    _, out, err = nursery.run(inspect, env=env, cwd=cli.folder, timeout_s=60)
+
+    # then
+    assert without[0] == 2
+    assert without[2].startswith("error: PACKSHOT_REDIS_URL is not set")
+    assert without[2].count("\n") == 1
+    assert "PACKSHOT_" not in out + err

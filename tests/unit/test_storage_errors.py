@@ -65,6 +65,11 @@ def test_what_botocore_raises_by_itself_is_told_apart(raised, kind, words):
     assert "\n" not in str(error)
 
 
+def test_a_server_that_is_not_reached_is_told_with_what_to_look_at():
+    error = storage_error(boto.EndpointConnectionError(endpoint_url="http://h"), "s3://bucket")
+    assert str(error).endswith('"http://h"; see that AWS_ENDPOINT_URL and the network are right')
+
+
 def test_metadata_travels_as_plain_ascii_and_long_values_are_cut_between_letters():
     sent = _as_headers({"SKU": "茶 100% \n", "batch": "春" * 500})
     assert sent["sku"] == "%E8%8C%B6%20100%25%20%0A"
