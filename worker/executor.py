@@ -146,12 +146,14 @@ class Executor:
     def _claim(self, job_id: int) -> Claim | None:
         if self.stop.is_set():
             return None
-        token = secrets.token_hex(
-            16
-        )  # the same for every repeat, which so finds the claim whose commit was not confirmed
-        return self._write(
-            lambda tx: job.claim(tx, job_id, owner=self.owner, lease_s=self.lease_s, now=self.now(), token=token)
-        )
+        token = secrets.token_hex(16)  # of all repeats, so that one finds the claim whose commit was not confirmed
+        try:
+            return self._write(
+                lambda tx: job.claim(tx, job_id, owner=self.owner, lease_s=self.lease_s, now=self.now(), token=token)
+            )
+        except LedgerUnavailable as error:  # leaving: the job lies in the ledger as it is, and is handed out again
+            log.warning("left without a job that was handed out", job=job_id, error=str(error))
+            return None
 
     def _admit(self, claim: Claim) -> Admitted | None:
         """Wait until shortly before a slot of the model's lane, and write down the intent. None: given back."""

@@ -58,7 +58,8 @@ def _be_ready(**_: Any) -> None:
     Celery only logs what goes wrong here, except for SystemExit.
     """
     try:
-        log.info("worker starts", owner=executor().owner)
+        owner = executor().owner  # makes the logs ready, too
+        log.info("worker starts", owner=owner)
     except PackshotError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -460,6 +460,29 @@ def test_an_answer_that_is_given_up_leaves_what_is_known_of_it_in_the_log_and_no
     assert "https://results" not in str(lines)
 
 
+def test_a_worker_that_leaves_while_the_ledger_is_away_leaves_an_unclaimed_job_in_peace(
+    make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+):
+    # given
+    house, watch = make_house(exposure_limit_micros=0), Clock()
+    provider = Provider()
+    worker = house.worker(provider)
+    worker.clock = lambda: (watch() - NOON).total_seconds()
+
+    def away(*, durable: bool = False):
+        worker.stop.set()
+        watch.pass_(10)
+        raise LedgerUnavailable("the ledger is away")
+
+    # when
+    with monkeypatch.context() as patched:
+        patched.setattr(house.database, "write", away)
+        worker.execute(house.job_id)
+
+    # then
+    assert (house.status(), provider.calls) == ("queued", [])
+
+
 def test_a_claim_whose_commit_was_not_confirmed_is_found_again_by_the_worker_that_made_it(
     make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ):
