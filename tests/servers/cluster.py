@@ -19,7 +19,7 @@ from tests.servers.cli import COMMAND, OURS, Cli, until
 from tests.servers.emulator import EmulatorProcess
 from tests.servers.postgres import PostgresProcess
 from tests.servers.redis import RedisProcess
-from tests.servers.s3 import S3Process
+from tests.servers.s3 import S3Process, _free_port
 
 BUCKET = "shots"
 _names = itertools.count(1)
@@ -120,12 +120,29 @@ class Cluster:
         celery = str(Path(sys.executable).with_name("celery"))
         return self._start("celery", [celery, "-A", "worker.broker", "worker", "-P", "threads", "-c", "8"], {})
 
+    def start_flower(self) -> str:
+        """Celery's own web page over this cluster; its address. It answers a moment later."""
+        celery, port = str(Path(sys.executable).with_name("celery")), _free_port()
+        options = ["--address=127.0.0.1", f"--port={port}", "--unix_socket="]
+        self._start("flower", [celery, "-A", "worker.broker", "flower", *options], {"FLOWER_UNAUTHENTICATED_API": "1"})
+        return f"http://127.0.0.1:{port}"
+
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._database_url) as connection:
             return connection.execute(sql, parameters).fetchall()
 
     def count(self, status: str) -> int:
         return int(self.query("SELECT count(*) FROM jobs WHERE status = %s", status)[0][0])
+
+    def calling(self, process: ClusterProcess) -> set[int]:
+        """The attempts that a worker began and whose end is not recorded. Of a dead one: all there will ever be.
+
+        The lock waits for what it had sent to the database before it died.
+        """
+        wanted = "SELECT id FROM attempts WHERE outcome = 'open' AND worker LIKE %s"
+        with psycopg.connect(self._database_url) as connection:
+            connection.execute("LOCK TABLE attempts IN SHARE MODE")
+            return {id_ for (id_,) in connection.execute(wanted, [f"%:{process.pid}:%"])}
 
     def until_done(self, jobs: int, *, within_s: float = 120) -> None:
         """Wait until that many jobs have succeeded."""

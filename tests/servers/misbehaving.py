@@ -111,9 +111,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
-    """Each connection gets a thread in which `behaviour` is called once, then it is closed."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+def serve(behaviour: Behaviour, tls: ssl.SSLContext | None = None, *, port: int = 0) -> Iterator[Server]:
+    """Each connection gets a thread in which `behaviour` is called once, then it is closed.
+
+    port: that of a server which is away just now; 0 = any
+    """
+    listener = socket.create_server(("127.0.0.1", port), backlog=64)
     server = Server(listener.getsockname()[1], "https" if tls else "http")
 
     def attend(sock: socket.socket) -> None:

@@ -17,15 +17,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
 
+from tests.servers.misbehaving import Peer, Server, serve
+
 ACCESS_KEY = "packshot-test"
 SECRET_KEY = "packshot-test-secret"
 START_WITHIN_S = 30.0
+OVERLOADED = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
 class S3Process:
@@ -89,6 +94,18 @@ class S3Process:
     def restart(self) -> None:
         self.stop()
         self.start()
+
+    @contextmanager
+    def overloaded(self) -> Iterator[Server]:
+        """While the server is away: somebody at its port who reads each request and answers 503."""
+        assert self.process is None
+
+        def refuse(peer: Peer) -> None:
+            peer.read_request()
+            peer.answer(503, OVERLOADED, {"Content-Type": "application/xml", "Connection": "close"})
+
+        with serve(refuse, port=self.port) as server:
+            yield server
 
     def __enter__(self) -> S3Process:
         self.start()
