@@ -185,7 +185,7 @@ def test_killed_workers_and_schedulers_lose_nothing(make_cluster: Callable[..., 
     cluster.env |= QUICK_LEASE
     scheduler, worker = cluster.start_scheduler(), cluster.start_worker()
     second = cluster.start_worker()
-    submit(cluster, 150)
+    submit(cluster, 100)
 
     def kill(process: ClusterProcess) -> set[int]:
         """In the middle of its calls: which of them nobody will ever hear of."""
@@ -197,19 +197,19 @@ def test_killed_workers_and_schedulers_lose_nothing(make_cluster: Callable[..., 
     cluster.until_done(20)
     unheard = kill(worker)
     third = cluster.start_worker()
-    cluster.until_done(50)
+    cluster.until_done(40)
     scheduler.kill()
     scheduler = cluster.start_scheduler()
-    cluster.until_done(80)
+    cluster.until_done(60)
     scheduler.kill()
     unheard |= kill(second) | kill(third)
     cluster.start_scheduler()
     cluster.start_worker()
 
     # then: only what was under way at a kill is not known, and is bought again; no more than a worker has hands
-    cluster.until_done(150)
+    cluster.until_done(100)
     assert 0 < len(unheard) <= 3 * 8
-    assert_exact(cluster, 150, unknown=unheard)
+    assert_exact(cluster, 100, unknown=unheard)
 
 
 def test_a_rolling_restart_of_the_workers_loses_and_repeats_nothing(cluster: Cluster):
@@ -260,22 +260,22 @@ def test_a_standby_scheduler_takes_over_and_doubled_messages_are_harmless(cluste
     cluster.start_worker()
     cluster.start_worker()
     with Doubler(cluster.redis) as doubler:
-        submit(cluster, 150)
+        submit(cluster, 100)
         cluster.until_done(20)
         assert "active scheduler" not in second.log.read_text()
 
         # when: the active one stands still until the other has taken over, and goes on in the belief that it is active
         freeze_between_transactions(cluster, first)
         until(lambda: "active scheduler" in second.log.read_text(), within_s=20)
-        cluster.until_done(60)
+        cluster.until_done(50)
         first.thaw()
 
         # then
-        cluster.until_done(150)
+        cluster.until_done(100)
         until(lambda: "standing by" in first.log.read_text())
     assert doubler.doubled == {id_ for (id_,) in cluster.query("SELECT id FROM jobs")}
     assert len({owner for (owner,) in cluster.query("SELECT DISTINCT worker FROM attempts")}) == 2
-    assert_exact(cluster, 150)
+    assert_exact(cluster, 100)
 
 
 def freeze_between_transactions(cluster: Cluster, process: ClusterProcess) -> None:
@@ -289,6 +289,7 @@ def freeze_between_transactions(cluster: Cluster, process: ClusterProcess) -> No
     while time.monotonic() < look_until:
         if cluster.query(stuck):
             process.thaw()
+            until(lambda: not cluster.query(stuck))
             process.freeze()
             look_until = time.monotonic() + 1.0
 
@@ -370,7 +371,10 @@ def test_redis_restarted_with_or_without_its_data(cluster: Cluster, data: str):
     back = datetime.now(UTC)
 
     # then
-    until(lambda: begun_since(cluster, back) > 0, within_s=REDIS_BACK_S)
+    try:
+        until(lambda: begun_since(cluster, back) > 0, within_s=REDIS_BACK_S)
+    except AssertionError:
+        pytest.fail(f"no call was begun within {REDIS_BACK_S:g} s of the return of Redis:\n{cluster.talk()}")
     cluster.until_done(120, within_s=REDIS_DONE_S)
     assert_exact(cluster, 120)
 
