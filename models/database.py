@@ -24,6 +24,10 @@ from models.errors import LedgerUnavailable, SettingsError
 from models.settings import mask_url
 
 BUSY_TIMEOUT_S = 30
+# A process that stands still in the middle of a write (a paused machine) holds locks that everybody needs: PostgreSQL
+# ends its transaction, and the process finds that out when it goes on.
+LET_GO = "SET LOCAL idle_in_transaction_session_timeout TO '10s'"
+DURABLY = "; SET LOCAL synchronous_commit TO on"
 POOL_SIZE = 8  # a transaction takes about a millisecond, so a few connections serve a thousand calls under way
 POOL_EXTRA = 2
 # A server that vanished without a word is noticed after a minute at most, instead of the system's hours. An URL's own
@@ -73,8 +77,7 @@ class Database:
         """One transaction: committed when the block ends, rolled back when it raises."""
         if not self.is_sqlite:
             with _in_words(self.url), self._writer.begin() as connection:
-                if durable:
-                    connection.execute(text("SET LOCAL synchronous_commit TO on"))
+                connection.exec_driver_sql(LET_GO + (DURABLY if durable else ""))
                 yield connection
             return
         with self._write_lock, _in_words(self.url), self._writer.connect() as connection:

@@ -265,7 +265,7 @@ def test_a_standby_scheduler_takes_over_and_doubled_messages_are_harmless(cluste
         assert "active scheduler" not in second.log.read_text()
 
         # when: the active one stands still until the other has taken over, and goes on in the belief that it is active
-        freeze_between_transactions(cluster, first)
+        first.freeze()  # perhaps inside a transaction, whose locks are taken from it
         until(lambda: "active scheduler" in second.log.read_text(), within_s=20)
         cluster.until_done(50)
         first.thaw()
@@ -276,22 +276,6 @@ def test_a_standby_scheduler_takes_over_and_doubled_messages_are_harmless(cluste
     assert doubler.doubled == {id_ for (id_,) in cluster.query("SELECT id FROM jobs")}
     assert len({owner for (owner,) in cluster.query("SELECT DISTINCT worker FROM attempts")}) == 2
     assert_exact(cluster, 100)
-
-
-def freeze_between_transactions(cluster: Cluster, process: ClusterProcess) -> None:
-    """Inside one it would hold locks, and everybody else would wait for it."""
-    stuck = (
-        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' "
-        "AND clock_timestamp() > state_change + interval '0.5 seconds'"
-    )
-    process.freeze()
-    look_until = time.monotonic() + 1.0
-    while time.monotonic() < look_until:
-        if cluster.query(stuck):
-            process.thaw()
-            until(lambda: not cluster.query(stuck))
-            process.freeze()
-            look_until = time.monotonic() + 1.0
 
 
 def stand_still_in_four_calls(cluster: Cluster, *, exposure_limit: str) -> ClusterProcess:

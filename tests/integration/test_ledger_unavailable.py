@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from models import database as database_module
 from models import lease
 from models.database import Database
 from models.errors import LedgerUnavailable, SettingsError
@@ -192,6 +193,30 @@ def test_a_postgresql_that_stops_in_the_middle_of_a_transaction_is_used_again_on
         assert connection.execute(text("SELECT priority FROM batches")).scalar_one() == 0
     assert book.queue(book.jobs[0])
     database.close()
+
+
+def test_who_stands_still_in_the_middle_of_a_write_loses_its_locks(postgres_url, monkeypatch):
+    # given
+    monkeypatch.setattr(database_module, "LET_GO", database_module.LET_GO.replace("10s", "100ms"))
+    frozen, other = Database(postgres_url), Database(postgres_url)
+    take = text("INSERT INTO leases (name, holder, until) VALUES ('scheduler', :by, now())")
+
+    def stand_still() -> None:
+        with frozen.write() as tx:
+            tx.execute(take, {"by": "frozen"})
+            with other.write() as quick:  # waits for the other's lock, which is taken away
+                quick.execute(take, {"by": "other"})
+            tx.execute(text("SELECT 1"))
+
+    # when
+    with pytest.raises(LedgerUnavailable):
+        stand_still()
+
+    # then: the other's is there, and the connection is not used again
+    with frozen.write() as tx:
+        assert tx.execute(text("SELECT holder FROM leases")).scalars().all() == ["other"]
+    frozen.close()
+    other.close()
 
 
 def test_a_pool_whose_connections_are_all_taken(postgres_url):
