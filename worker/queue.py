@@ -17,7 +17,7 @@ import json
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu import Connection, Queue
 
 from models.settings import Settings
 from worker.broker import redis_url
@@ -25,13 +25,23 @@ from worker.broker import redis_url
 QUEUE = "packshot"
 TASK = "packshot.execute"
 VISIBILITY_S = 3600
+RETRY_S = {"interval_start": 0.5, "interval_step": 0.5, "interval_max": 2.0}
 
 
 def make_app(settings: Settings) -> Celery:
     """The Celery application. Raises SettingsError where PACKSHOT_REDIS_URL is not set."""
     app = Celery("packshot", broker=redis_url(settings), include=["worker.tasks"], set_as_current=True)
     app.conf.update(hard_settings(settings))
+    app.amqp.Connection = PromptConnection
     return app
+
+
+class PromptConnection(Connection):  # type: ignore[misc]
+    """kombu waits 2 s, 4 s, ... 30 s between two tries to reach a broker that is away: a worker would stand still for
+    up to half a minute after Redis is back."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Connection:
+        return super().ensure_connection(*args, **{**RETRY_S, **options})
 
 
 def job_id_of(raw: bytes | str) -> int:
