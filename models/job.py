@@ -46,6 +46,7 @@ from models.tables import attempts, batches, jobs, outputs, rows
 Status = Literal["planned", "queued", "running", "succeeded", "failed", "held", "cancelled"]
 STATUSES: tuple[Status, ...] = ("planned", "queued", "running", "succeeded", "failed", "held", "cancelled")
 WAITING = ("planned", "queued", "running")
+PARTIAL = "Partial"  # code of a job that succeeded with fewer pictures than were asked for
 CANCEL_BLOCK = 5000
 
 TRANSITIONS: dict[str, tuple[tuple[Status, ...], Status]] = {
@@ -243,7 +244,7 @@ def record_answer(
 
 def succeed(tx: Connection, claim: Claim, now: datetime, *, note: str | None = None) -> bool:
     """running -> succeeded: all that was paid is stored. note: said of a delivery smaller than asked for."""
-    code = "Partial" if note else None
+    code = PARTIAL if note else None
     return _finish(tx, "succeed", claim, now, reason="not needed", finished_at=now, code=code, message=note)
 
 
@@ -402,6 +403,7 @@ class Abandoned:
     """A claim as it was found. What has moved since then is alive."""
 
     job_id: int
+    batch_id: int
     owner: str
     token: str
     lease_until: datetime
@@ -415,7 +417,7 @@ def abandoned(
     if dead_owner_prefix is not None:
         gone = or_(gone, jobs.c.claim_owner.startswith(dead_owner_prefix, autoescape=True))
     found = connection.execute(
-        select(jobs.c.id, jobs.c.claim_owner, jobs.c.claim_token, jobs.c.lease_until)
+        select(jobs.c.id, jobs.c.batch_id, jobs.c.claim_owner, jobs.c.claim_token, jobs.c.lease_until)
         .where(jobs.c.status == "running", gone)
         .order_by(jobs.c.id)
         .limit(limit)

@@ -14,8 +14,9 @@ from models.tables import batches, entries, rows
 
 
 def cost(connection: Connection, found: Batch | None, *, by: str | None, rehearsals: bool = False) -> dict[str, Any]:
-    """What was paid, from the entries: one batch, or every real one; grouped by model, day, sku or a free column.
+    """What was paid, from the entries; grouped by model, day, sku or a free column.
 
+    found: one batch; None sums every real one, or every rehearsal
     A job that several rows share is split evenly between them when grouping by sku or column; what does not divide
     goes to the first rows, so the groups always add up to the whole.
     """
@@ -32,7 +33,7 @@ def cost(connection: Connection, found: Batch | None, *, by: str | None, rehears
         whole.add(entry.currency, entry.amount_micros, entry.pictures)
     return {
         "batch": found.name if found else None,
-        "rehearsal": bool(found and found.rehearsal),
+        "rehearsal": found.rehearsal if found else rehearsals,
         "pictures": whole.pictures,
         "charges": whole.charges(),
         "by": by,
@@ -71,8 +72,8 @@ def _paid(connection: Connection, found: Batch | None, rehearsals: bool) -> Iter
     )
     if found is not None:
         query = query.where(entries.c.batch_id == found.id)
-    elif not rehearsals:
-        query = query.where(batches.c.rehearsal.is_(False))
+    else:  # one or the other: money that was spent and money that was not make no sum
+        query = query.where(batches.c.rehearsal.is_(rehearsals))
     yield from connection.execute(query.order_by(entries.c.id))
 
 

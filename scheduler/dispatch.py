@@ -44,6 +44,7 @@ class Dispatch:
     only:       ids of the batches to serve; None = every open one of the engine
     engine:     `embedded` or `cluster`: whose batches are served
     daily_budget: micros by currency that all real batches together may spend in a UTC day
+    buys:       False: only what is paid is handed out, to be copied
 
     Raises what `enqueue` raises, after the jobs that it did not take were put back.
     """
@@ -57,13 +58,14 @@ class Dispatch:
     only: frozenset[int] | None = None
     engine: str = "embedded"
     daily_budget: Mapping[str, int] = field(default_factory=dict)
+    buys: bool = True
     _limited: dict[str, str] = field(default_factory=dict)
 
     def poll(self) -> float:
         """One round. Returns how many seconds to sleep before the next."""
         free_slots = self.free_slots() if self.free_slots else MESSAGES_MAX
         with self.database.read() as connection:
-            served = self._batches(connection)
+            served = self._batches(connection) if self.buys else []
             lying = handed_out(connection)
             slots = min(free_slots, MESSAGES_MAX - lying.all)
             copies = self._copies(connection, min(COPIES_AT_ONCE - lying.copies, slots))

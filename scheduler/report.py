@@ -6,17 +6,18 @@ Sums are exact integers in micro-units. A rehearsal's figures are kept apart fro
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, select
+from sqlalchemy import Connection, and_, case, func, or_, select
 
 from models import batch, job, ledger
 from models.batch import Batch
 from models.database import Database
-from models.errors import UnknownBatch
+from models.errors import UnknownBatch, UsageError
+from models.job import PARTIAL
 from models.tables import attempts, entries, jobs, outputs, rows
 
 FINAL = ("succeeded", "failed", "held", "cancelled")
@@ -138,7 +139,8 @@ def status(connection: Connection, found: Batch, now: datetime) -> dict[str, Any
         "output": found.output,
         "rows": row_counts,
         "jobs": dict(seen.jobs),
-        "pictures": _pictures(connection, found.id, now),
+        "pictures": pictures(connection, found.id),
+        "troubles": [asdict(trouble) for trouble in troubles(connection, found.id)],
         "undelivered": undelivered(connection, found.id, now),
         "calls": _calls(connection, found.id),
         "money": [
@@ -155,7 +157,8 @@ def status(connection: Connection, found: Batch, now: datetime) -> dict[str, Any
     }
 
 
-def _pictures(connection: Connection, batch_id: int, now: datetime) -> dict[str, int]:
+def pictures(connection: Connection, batch_id: int) -> dict[str, int]:
+    """Of one batch. not_given: asked for, and neither given nor billed, in edits that count as done all the same."""
     billed = connection.execute(
         select(func.coalesce(func.sum(attempts.c.pictures), 0)).where(attempts.c.batch_id == batch_id)
     ).scalar_one()
@@ -167,11 +170,25 @@ def _pictures(connection: Connection, batch_id: int, now: datetime) -> dict[str,
             func.coalesce(func.sum(case((waiting, 1), else_=0)), 0),
         ).where(outputs.c.batch_id == batch_id)
     ).one()
-    return {"billed": int(billed), "stored": stored, "awaiting_copy": int(awaiting), "lost": lost}
+    not_given = connection.execute(
+        select(func.coalesce(func.sum(jobs.c.n - attempts.c.pictures), 0))
+        .join(attempts, attempts.c.id == jobs.c.answered_attempt_id)
+        .where(jobs.c.batch_id == batch_id, _IN_PART)
+    ).scalar_one()
+    return {
+        "billed": int(billed),
+        "stored": stored,
+        "awaiting_copy": int(awaiting),
+        "lost": lost,
+        "not_given": int(not_given),
+    }
 
 
 def undelivered(connection: Connection, batch_id: int, now: datetime, *, most: int = 20) -> list[dict[str, Any]]:
-    """Paid pictures that are not stored, with their cost: whose address dies first comes first, lost ones last."""
+    """Paid pictures that are not stored, with their cost: whose address dies first comes first, lost ones last.
+
+    What was lost and bought again is no alarm any more: its row has its picture.
+    """
     charged = (
         select(entries.c.attempt_id, entries.c.amount_micros, entries.c.currency)
         .where(entries.c.kind == "charge", entries.c.batch_id == batch_id)
@@ -191,7 +208,7 @@ def undelivered(connection: Connection, batch_id: int, now: datetime, *, most: i
         .join(attempts, attempts.c.id == outputs.c.attempt_id)
         .join(jobs, jobs.c.id == outputs.c.job_id)
         .join(charged, charged.c.attempt_id == attempts.c.id)
-        .where(outputs.c.batch_id == batch_id, outputs.c.stored_at.is_(None))
+        .where(outputs.c.batch_id == batch_id, outputs.c.stored_at.is_(None), jobs.c.status != "succeeded")
         .order_by(outputs.c.lost.is_not(None), outputs.c.expires_at, outputs.c.id)
         .limit(most)
     )
@@ -231,7 +248,7 @@ def _calls(connection: Connection, batch_id: int) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A job that did not succeed, for people: code, words, and which rows it concerns."""
+    """Jobs that did not succeed, or only in part, for people: code, words, and which rows they concern."""
 
     status: str
     code: str
@@ -240,8 +257,11 @@ class Trouble:
     example: str
 
 
+_IN_PART = and_(jobs.c.status == "succeeded", jobs.c.code == PARTIAL)
+
+
 def troubles(connection: Connection, batch_id: int) -> list[Trouble]:
-    """Failed and held jobs, grouped by what was said, most frequent first."""
+    """Failed, held and partly delivered jobs, grouped by what was said, most frequent first."""
     found = connection.execute(
         select(
             jobs.c.status,
@@ -251,7 +271,7 @@ def troubles(connection: Connection, batch_id: int) -> list[Trouble]:
             func.min(rows.c.sku),
         )
         .select_from(jobs.join(rows, rows.c.job_id == jobs.c.id))
-        .where(jobs.c.batch_id == batch_id, jobs.c.status.in_(("failed", "held")))
+        .where(jobs.c.batch_id == batch_id, or_(jobs.c.status.in_(("failed", "held")), _IN_PART))
         .group_by(jobs.c.status, jobs.c.code)
         .order_by(func.count(func.distinct(jobs.c.id)).desc())
     )
@@ -267,12 +287,18 @@ def held(connection: Connection, batch_id: int) -> list[dict[str, Any]]:
     ).all()
     listed = []
     for record in found:
-        skus = connection.execute(select(rows.c.sku).where(rows.c.job_id == record.id).order_by(rows.c.number))
+        mine = connection.execute(
+            select(rows.c.sku, rows.c.recipe, rows.c.destinations)
+            .where(rows.c.job_id == record.id)
+            .order_by(rows.c.number)
+        ).all()
         calls = connection.execute(select(attempts).where(attempts.c.job_id == record.id).order_by(attempts.c.id)).all()
         listed.append(
             {
                 "job": record.id,
-                "skus": list(dict.fromkeys(skus.scalars())),
+                "skus": list(dict.fromkeys(row.sku for row in mine)),
+                "recipes": list(dict.fromkeys(row.recipe for row in mine)),
+                "outputs": [key for row in mine for key in row.destinations],
                 "model": record.model,
                 "worst_case_micros": record.worst_case_micros,
                 "code": record.code,
@@ -296,13 +322,71 @@ def held(connection: Connection, batch_id: int) -> list[dict[str, Any]]:
     return listed
 
 
+def listed_rows(
+    connection: Connection, found: Batch, *, status: str | None = None, code: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of a batch in the manifest's order, perhaps only those of one status or code, with what became of each.
+
+    charged_micros is what the row's edit has cost so far, whole: rows that share it are charged together once.
+    """
+    charged = (
+        select(func.coalesce(func.sum(entries.c.amount_micros), 0))
+        .where(entries.c.job_id == jobs.c.id, entries.c.kind.in_(("charge", "adjust")))
+        .scalar_subquery()
+    )
+    query = (
+        select(rows, jobs.c.status, jobs.c.code, jobs.c.message, jobs.c.model, charged.label("charged_micros"))
+        .join(jobs, jobs.c.id == rows.c.job_id)
+        .where(rows.c.batch_id == found.id)
+        .order_by(rows.c.number)
+    )
+    if status is not None:
+        query = query.where(jobs.c.status == status)
+    if code is not None:
+        query = query.where(jobs.c.code == code)
+    for record in connection.execute(query.execution_options(yield_per=1000)):
+        yield {
+            "row": record.number,
+            "file": record.file,
+            "line": record.line,
+            "sku": record.sku,
+            "recipe": record.recipe,
+            "model": record.model,
+            "job": record.job_id,
+            "status": record.status,
+            "code": record.code,
+            "message": record.message,
+            "outputs": list(record.destinations),
+            "currency": found.currency,
+            "charged_micros": int(record.charged_micros),
+        }
+
+
 def choose_jobs(
     connection: Connection, found: Batch, status: str, *, code: str | None = None, sku: str | None = None
 ) -> list[tuple[int, int]]:
-    """(job id, worst case in micro-units) of a batch's jobs of one status, perhaps only of one code or item."""
+    """(job id, worst case in micro-units) of a batch's jobs of one status, perhaps only of one code or item.
+
+    Raises UsageError where the batch has no such item, or has jobs of the status and none with the code.
+    """
     query = select(jobs.c.id, jobs.c.worst_case_micros).where(jobs.c.batch_id == found.id, jobs.c.status == status)
-    if code is not None:
-        query = query.where(jobs.c.code == code)
     if sku is not None:
-        query = query.where(jobs.c.id.in_(select(rows.c.job_id).where(rows.c.batch_id == found.id, rows.c.sku == sku)))
+        of_sku = and_(rows.c.batch_id == found.id, rows.c.sku == sku)
+        if connection.execute(select(rows.c.id).where(of_sku).limit(1)).first() is None:
+            raise UsageError(f"no row of {found.name} has the sku {sku!r}; packshot rows {found.name} lists them")
+        query = query.where(jobs.c.id.in_(select(rows.c.job_id).where(of_sku)))
+    if code is not None:
+        need_code(connection, found, code, status=status)
+        query = query.where(jobs.c.code == code)
     return [(record.id, record.worst_case_micros) for record in connection.execute(query.order_by(jobs.c.id))]
+
+
+def need_code(connection: Connection, found: Batch, code: str, *, status: str | None = None) -> None:
+    """Raises UsageError where jobs (of a status) have codes, and none of them this one: it is mistyped."""
+    query = select(jobs.c.code).where(jobs.c.batch_id == found.id, jobs.c.code.is_not(None)).distinct()
+    if status is not None:
+        query = query.where(jobs.c.status == status)
+    there = sorted(connection.execute(query).scalars())
+    if there and code not in there:
+        kind = f"{status} job" if status else "job"
+        raise UsageError(f"no {kind} of {found.name} has the code {code!r}; there are: {', '.join(there)}")

@@ -42,7 +42,7 @@ class Rescue:
     def after_crash(self, batch_id: int, *, owner_prefix: str) -> int:
         """Take all that a dead process left at once: only for a caller that knows it is the only one of its kind.
 
-        Returns how many jobs that process had in hand.
+        Returns how many jobs of the batch that process had in hand; those of others are put back without a word here.
         """
         count = 0
         while True:
@@ -52,7 +52,7 @@ class Rescue:
                 lost = job.stale_queued(connection, now + timedelta(days=1), batch_id=batch_id)
             if not abandoned and not lost:
                 return count
-            count += len(abandoned)
+            count += sum(found.batch_id == batch_id for found in abandoned)
             self._put_back(abandoned, lost, now)
 
     def _put_back(self, abandoned: list[job.Abandoned], lost: list[int], now: datetime) -> None:

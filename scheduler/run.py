@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Protocol
 
+from pydantic import SecretStr
 from sqlalchemy import select
 
-from models import batch
+from models import batch, job
 from models.batch import Batch
 from models.database import Database
 from models.errors import LedgerUnavailable, ManifestError
@@ -90,8 +91,13 @@ def unstored_keys(database: Database, found: Batch) -> Iterator[str]:
             yield from record.destinations
 
 
-def work(settings: Settings, database: Database, found: Batch, display: Display) -> Progress:
-    """Work on a batch until nothing more can be done now. Needs the engine lock (`scheduler.lock`)."""
+def work(settings: Settings, database: Database, found: Batch, display: Display, *, buys: bool = True) -> Progress:
+    """Work on a batch until nothing more can be done now. Needs the engine lock (`scheduler.lock`).
+
+    buys: False only copies what is paid, for which no key is needed
+    """
+    if not buys:  # hands are not made without a key; these send nothing to the provider
+        settings = settings.model_copy(update={"api_key": SecretStr("sk-nothing-is-bought")})
     owner = f"{OWNER_PREFIX}{socket.gethostname()}:{os.getpid()}"
     rescue = Rescue(database, utc_now, lost_after_s=settings.lease_s)
     cut_off = rescue.after_crash(found.id, owner_prefix=OWNER_PREFIX)
@@ -107,11 +113,12 @@ def work(settings: Settings, database: Database, found: Batch, display: Display)
         free_slots=pool.free_slots,
         only=frozenset({found.id}),
         daily_budget=parse_daily_budget(settings.daily_budget),
+        buys=buys,
     )
     breaker = Breaker(database, parse_breaker(settings.breaker), "embedded")
     with _graceful(pool, display) as stopping:
         try:
-            _loop(database, found, display, pool, dispatch, breaker, stopping)
+            _loop(database, found, display, pool, dispatch, breaker, stopping, buys=buys)
         finally:
             pool.stop()
             pool.join()
@@ -132,6 +139,8 @@ def _loop(
     dispatch: Dispatch,
     breaker: Breaker,
     stopping: threading.Event,
+    *,
+    buys: bool,
 ) -> None:
     show_at, lost_since = float("-inf"), None
     while True:
@@ -144,7 +153,7 @@ def _loop(
                     now_batch = batch.get(connection, found.id)
                     seen = report.progress(connection, found.id, utc_now())
                     idle = seen.waiting > 0 and not seen.in_hand
-                    broke = idle and out_of_budget(connection, found, utc_now())
+                    broke = idle and (not buys or out_of_budget(connection, found, utc_now()))
                 display.show(now_batch, seen, pool.rate)
                 ended = time.monotonic()
                 show_at = ended + max(SHOW_EVERY_S, SHOW_SHARE * (ended - begun))
@@ -170,18 +179,18 @@ def _is_over(database: Database, found: Batch, seen: Progress, *, broke: bool, s
     if seen.in_hand:
         return False
     if seen.waiting and (found.state != "open" or broke):
-        return not _copies_wait(database, found.id)
+        return not copies_wait(database, found.id)
     return seen.waiting == 0
 
 
-def _copies_wait(database: Database, batch_id: int) -> bool:
-    """Are there paid pictures that wait to be copied?"""
+def copies_wait(database: Database, batch_id: int) -> bool:
+    """Are there paid pictures that wait to be copied, or that a run was copying when it ended?"""
     with database.read() as connection:
         return (
             connection.execute(
                 select(jobs.c.id).where(
                     jobs.c.batch_id == batch_id,
-                    jobs.c.status == "planned",
+                    jobs.c.status.in_(job.WAITING),
                     jobs.c.answered_attempt_id.is_not(None),
                 )
             ).first()

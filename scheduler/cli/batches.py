@@ -1,16 +1,24 @@
-"""Commands that read the ledger: status, cost."""
+"""Commands that read the ledger: status, rows, cost."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from models.errors import UsageError
 from models.money import show as money
-from scheduler.cli.app import JsonOption, RehearsalOption, app, load_settings, open_ledger, print_json, talk
-from scheduler.cli.show import print_facts, print_table
+from scheduler.cli.app import (
+    BatchArg,
+    JsonOption,
+    RehearsalOption,
+    app,
+    load_settings,
+    open_ledger,
+    print_json,
+    talk,
+)
+from scheduler.cli.show import counted, print_facts, print_table
 
 if TYPE_CHECKING:
     from scheduler.report import Trouble
@@ -28,11 +36,12 @@ def status(
     from models import batch
     from scheduler import report
     from scheduler.lock import nobody_works
-    from scheduler.run import utc_now
+    from scheduler.run import copies_wait, utc_now
 
     with open_ledger(load_settings()) as database, database.read() as connection:
         if name is None:
-            found = [report.status(connection, each, utc_now()) for each in batch.listed(connection)]
+            wanted = (each for each in batch.listed(connection) if rehearsal in (None, each.rehearsal))
+            found = [report.status(connection, each, utc_now()) for each in wanted]
             print_json(found) if json else _print_list(found)
             return
         one = report.find_batch(connection, name, rehearsal=rehearsal)
@@ -41,9 +50,10 @@ def status(
             print_json(facts)
             return
         print_status(facts, report.troubles(connection, one.id))
-        if one.engine == "embedded" and facts["state"] in ("waiting", "running") and nobody_works(database):
-            command = "rehearse" if one.rehearsal else "run"
-            print(f"nobody works on it now; go on: packshot {command} {Path(one.manifest).name}")
+        left = facts["state"] in ("waiting", "running") or copies_wait(database, one.id)
+        if one.engine == "embedded" and left and nobody_works(database):
+            # by the batch alone: its manifest's name would say neither the folder nor what --set said
+            print(f"nobody works on it now; go on: packshot resume {name}{' --rehearsal' if one.rehearsal else ''}")
 
 
 def print_status(facts: dict[str, Any], troubles: list[Trouble]) -> None:
@@ -62,6 +72,8 @@ def print_status(facts: dict[str, Any], troubles: list[Trouble]) -> None:
         said += f", {pictures['awaiting_copy']:,} paid and waiting to be copied"
     if pictures["lost"]:
         said += f", {pictures['lost']:,} paid and lost"
+    if pictures["not_given"]:
+        said += f", {pictures['not_given']:,} asked for but not given, and not billed"
     lines.append(("pictures", said))
     calls = facts["calls"]
     lines.append(
@@ -72,10 +84,13 @@ def print_status(facts: dict[str, Any], troubles: list[Trouble]) -> None:
     _print_undelivered(facts["undelivered"])
     for trouble in troubles:
         print(f"{trouble.jobs:,} {trouble.status}: {trouble.code}: {trouble.message} (e.g. {trouble.example})")
+    which = f"{name} --rehearsal" if facts["rehearsal"] else name
+    if sum(trouble.jobs for trouble in troubles) > 1:
+        print(f"each row by itself: packshot rows {which}")
     if any(trouble.status == "failed" for trouble in troubles):
-        print(f"run the failed ones again: packshot retry {name}")
+        print(f"run the failed ones again: packshot retry {which}")
     if any(trouble.status == "held" for trouble in troubles):
-        print(f"buy the held ones again, at the risk of paying twice: packshot release {name}")
+        print(f"buy the held ones again, at the risk of paying twice: packshot release {which}")
 
 
 def _print_undelivered(undelivered: list[dict[str, Any]]) -> None:
@@ -130,9 +145,49 @@ def _print_list(found: list[dict[str, Any]]) -> None:
     print_table(titles, lines, right=titles[2:])
 
 
+@app.command("rows", epilog="Example: packshot rows hello --status failed")
+def rows_(
+    name: BatchArg,
+    status: Annotated[
+        str | None, typer.Option("--status", help="planned, queued, running, succeeded, failed, held or cancelled")
+    ] = None,
+    code: Annotated[str | None, typer.Option("--code", help="only rows whose edit ended with this code")] = None,
+    rehearsal: RehearsalOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List a batch's rows: what became of each and why, where its pictures are, what its edit cost."""
+    from models import job
+    from scheduler import report
+
+    if status is not None and status not in job.STATUSES:
+        raise UsageError(f"--status {status!r} is none; write one of {', '.join(job.STATUSES)}")
+    with open_ledger(load_settings()) as database, database.read() as connection:
+        found = report.find_batch(connection, name, rehearsal=rehearsal)
+        if code is not None:
+            report.need_code(connection, found, code)
+        listed = list(report.listed_rows(connection, found, status=status, code=code))
+    if json:
+        print_json(listed)
+        return
+    if not listed:
+        talk(f"{name}: no such row")
+        return
+    titles = ("row", "sku", "recipe", "status", "paid", "output", "why")
+    print_table(titles, [_row(each) for each in listed], right=("row", "paid"))
+
+
+def _row(each: dict[str, Any]) -> tuple[str, ...]:
+    why = ": ".join(filter(None, (each["code"], each["message"])))
+    paid = money(each["charged_micros"], each["currency"])
+    place = each["outputs"][0] + (f" and {len(each['outputs']) - 1} more" if len(each["outputs"]) > 1 else "")
+    return (str(each["row"]), each["sku"], each["recipe"], each["status"], paid, place, why)
+
+
 @app.command(epilog="Example: packshot cost hello --by sku")
 def cost(
-    name: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="without: all batches but rehearsals")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[BATCH]", help="without: all real batches, or all rehearsals")
+    ] = None,
     by: Annotated[str | None, typer.Option("--by", metavar="model|day|sku|COLUMN", help="group the sums")] = None,
     rehearsal: RehearsalOption = None,
     json: JsonOption = False,
@@ -154,7 +209,7 @@ def cost(
             [(group["key"] or "-", f"{group['pictures']:,}", _charges(group["charges"])) for group in facts["groups"]],
             right=("pictures", "paid"),
         )
-    print(f"{facts['pictures']:,} pictures, {_charges(facts['charges'])}")
+    print(f"{counted(facts['pictures'], 'picture')}, {_charges(facts['charges'])}")
     if facts["rehearsal"]:
         talk("a rehearsal: nothing was really spent")
 

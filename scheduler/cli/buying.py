@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +15,20 @@ from sqlalchemy import Connection
 from models import batch
 from models.batch import Batch, Decision
 from models.database import Database
-from models.errors import SettingsError, UsageError
+from models.errors import LedgerUnavailable, SettingsError, UsageError
 from models.money import show as money
 from models.settings import Settings, parse_daily_budget
-from scheduler import report
+from scheduler import control, report
 from scheduler.cli.app import open_ledger, print_json, talk
 from scheduler.cli.batches import print_status
+from scheduler.cli.copying import paid_first
 from scheduler.cli.emulators import rehearsal_emulator
-from scheduler.cli.manifests import print_quote
+from scheduler.cli.manifests import print_quote, refuse
+from scheduler.cli.show import counted
 from scheduler.display import open_display
 from scheduler.lock import only_engine
 from scheduler.plan import Plan
-from scheduler.run import check_destinations, unstored_keys, utc_now, work
+from scheduler.run import check_destinations, copies_wait, unstored_keys, utc_now, work
 from scheduler.submit import find_unchanged, submit
 from worker.broker import check_provider
 
@@ -34,10 +36,13 @@ REHEARSAL_STATE = Path(".packshot") / "emulator"
 
 
 def buy(settings: Settings, plan: Plan, *, yes: bool, json: bool) -> None:
-    """The whole of `packshot run`."""
-    need_key(settings, plan.region)
+    """The whole of `packshot run`. A refusal comes after what is paid already is copied."""
+    with paid_first(settings, plan.batch):
+        refuse(plan)
+        need_key(settings, plan.region)
     with open_ledger(settings, create=True) as database, only_engine(database):
-        found = agree(database, plan, settings, rehearsal=False, output=plan.output, yes=yes)
+        with paid_first(settings, plan.batch, database):
+            found = agree(database, plan, settings, rehearsal=False, output=plan.output, yes=yes)
         finish(settings, database, found, json=json)
 
 
@@ -52,6 +57,40 @@ def rehearse(settings: Settings, plan: Plan, faults: list[str], *, output: Path,
         finish(staged, database, found, json=json)
 
 
+def go_on(settings: Settings, database: Database, found: Batch, by: Decision, *, yes: bool, json: bool) -> None:
+    """The whole of `packshot resume` on one machine: the ledger has every row, so no manifest is needed.
+
+    With nothing left to buy no key is needed either. While a run works on the ledger this only gives the order.
+    """
+    if found.state == "planning":
+        raise UsageError(
+            f"{found.name} was never written whole, and nothing was bought; packshot run MANIFEST does both"
+        )
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_engine(database))
+        except LedgerUnavailable as error:
+            if found.state not in ("paused", "stopped"):
+                raise
+            control.resume(database, found, by)
+            talk(f"{found.name}: may be bought again; but {error}, then resume it once more if rows still wait")
+            return
+        to_spend = report.unbought_micros(database, found.id) if found.state != "cancelled" else 0
+        settings = stack.enter_context(_staged(settings, found))
+        if to_spend:
+            with nullcontext() if found.rehearsal else paid_first(settings, found.name, database):
+                if not found.rehearsal:
+                    need_key(settings, found.region)
+                    check_daily_budget(settings, found.currency)
+                    confirm(to_spend, found.currency, settings, yes=yes)
+                check_provider(settings, found.region, found.models)
+                check_destinations(settings, found.output, found.name, lambda: unstored_keys(database, found))
+        if found.state != "open" and not (found.state == "cancelled" and copies_wait(database, found.id)):
+            control.resume(database, found, by)
+        talk(f"{found.name}: goes on")
+        finish(settings, database, found, json=json, buys=bool(to_spend))
+
+
 def agree(database: Database, plan: Plan, settings: Settings, *, rehearsal: bool, output: str, yes: bool) -> Batch:
     """Show the quote, ask where it is due, prove that the parts work, and only then write the batch.
 
@@ -61,7 +100,7 @@ def agree(database: Database, plan: Plan, settings: Settings, *, rehearsal: bool
     if found is not None and found.engine == "cluster":
         raise UsageError(f"{found.name} is worked on by the cluster; see packshot watch {found.name}")
     if found is None:
-        print_quote(plan, output=output, file=sys.stderr)
+        print_quote(plan, settings, output=output, file=sys.stderr)
         to_spend = plan.quote_micros
     else:
         with database.read() as connection:
@@ -112,11 +151,15 @@ def confirm(micros: int, currency: str, settings: Settings, *, yes: bool) -> Non
         raise typer.Exit(1)
 
 
-def finish(settings: Settings, database: Database, found: Batch, *, json: bool) -> None:
-    """Work to the end, print what was done, and leave with 1 unless every row got its pictures."""
+def finish(settings: Settings, database: Database, found: Batch, *, json: bool, buys: bool = True) -> None:
+    """Work to the end, print what was done, and leave with 1 unless every row is done.
+
+    A row is done with fewer pictures than it asked for, too: the provider gave no more, and billed no more.
+    buys: False only copies what is paid
+    """
     display = open_display()
     try:
-        work(settings, database, found, display)
+        work(settings, database, found, display, buys=buys)
     finally:
         display.close()
     with database.read() as connection:
@@ -129,12 +172,16 @@ def finish(settings: Settings, database: Database, found: Batch, *, json: bool) 
         print_status(facts, troubles)
         left = facts["rows"]["planned"]
         if facts["state"] == "out_of_budget":
-            talk(f"out of budget: {left:,} rows remain")
+            talk(f"out of budget: {_rows(left, 'remain')}")
         elif left:
-            talk(f"{left:,} rows wait; the same command goes on with them")
+            talk(f"{_rows(left, 'wait')}; the same command goes on with them, or packshot resume {found.name}")
     done = facts["rows"]["succeeded"] + facts["rows"]["cancelled"]
     if done < sum(facts["rows"].values()):
         raise typer.Exit(1)
+
+
+def _rows(count: int, do: str) -> str:
+    return f"{counted(count, 'row')} {do}{'s' if count == 1 else ''}"
 
 
 def again(
@@ -157,23 +204,44 @@ def again(
             chosen = report.choose_jobs(connection, found, status, code=code, sku=sku)
         if not chosen:
             talk(f"{name}: no {status} job{f' with code {code}' if code else ''}{f' of {sku}' if sku else ''}")
+            _nothing_again(settings, database, found, json=json)
             return
         worst = money(sum(micros for _, micros in chosen), found.currency)
         if not found.rehearsal:
             confirm(sum(micros for _, micros in chosen), found.currency, settings, yes=yes)
         if found.engine == "cluster":
             count = _put_back(database, found, chosen, put_back, by)
-            talk(f"{name}: {count:,} {status} jobs go again in the cluster, at most {worst}")
+            talk(f"{name}: {_go(count, status)} again in the cluster, at most {worst}")
             return
         if not found.rehearsal:
             need_key(settings, found.region)
-        staged_or_not = rehearsal_settings(settings, found.region, []) if found.rehearsal else nullcontext(settings)
-        with only_engine(database), staged_or_not as staged:
+        with only_engine(database), _staged(settings, found) as staged:
             check_provider(staged, found.region, found.models)
             check_destinations(staged, found.output, found.name, lambda: unstored_keys(database, found))
             count = _put_back(database, found, chosen, put_back, by)
-            talk(f"{name}: {count:,} {status} jobs go again, at most {worst}")
+            talk(f"{name}: {_go(count, status)} again, at most {worst}")
             finish(staged, database, found, json=json)
+
+
+def _go(count: int, status: str) -> str:
+    return f"{counted(count, f'{status} job')} {'goes' if count == 1 else 'go'}"
+
+
+def _nothing_again(settings: Settings, database: Database, found: Batch, *, json: bool) -> None:
+    """Nothing to put back; but what is paid and waits to be copied is copied all the same."""
+    if found.engine == "embedded" and copies_wait(database, found.id):
+        talk(f"{found.name}: paid pictures wait to be copied; copying them, and buying nothing")
+        with only_engine(database), _staged(settings, found) as staged:
+            with database.write() as tx:
+                batch.reopen(tx, found.id, utc_now())
+            finish(staged, database, found, json=json, buys=False)
+    elif json:
+        with database.read() as connection:
+            print_json(report.status(connection, found, utc_now()))
+
+
+def _staged(settings: Settings, found: Batch) -> AbstractContextManager[Settings]:
+    return rehearsal_settings(settings, found.region, []) if found.rehearsal else nullcontext(settings)
 
 
 def _put_back(

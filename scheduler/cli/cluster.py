@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -30,6 +29,7 @@ from scheduler.cli.app import (
     talk,
 )
 from scheduler.cli.manifests import planned, print_quote, refuse
+from scheduler.cli.show import counted
 from worker.broker import need_cluster
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def submit(manifest: ManifestArg, pairs: SetOption = [], yes: YesOption = False,
             else:
                 check_provider(settings, plan.region, [quote.model for quote in plan.by_model])
             if found is None:
-                print_quote(plan, file=sys.stderr)
+                print_quote(plan, settings, file=sys.stderr)
                 confirm(plan.quote_micros, plan.currency, settings, yes=yes)
                 keys = lambda: (key for block in plan.blocks() for row in block for key in row.destinations)  # noqa: E731
                 check_destinations(settings, plan.output, plan.batch, keys)
@@ -202,14 +202,35 @@ def pause(name: BatchArg, rehearsal: RehearsalOption = None, reason: ReasonOptio
 
 
 @app.command(epilog="Example: packshot resume hello")
-def resume(name: BatchArg, rehearsal: RehearsalOption = None, reason: ReasonOption = "") -> None:
-    """Go on with a batch that was paused or stopped."""
+def resume(
+    name: BatchArg,
+    yes: YesOption = False,
+    rehearsal: RehearsalOption = None,
+    reason: ReasonOption = "",
+    json: JsonOption = False,
+) -> None:
+    """Go on with a batch that was paused, stopped or broken off; without a cluster, work on it here to its end.
+
+    Needs no manifest; and no key where all that is left is to copy what is paid.
+    """
     from scheduler import control
 
     settings = load_settings()
     with open_ledger(settings) as database:
-        control.resume(database, _find(database, name, rehearsal), decision("resume", settings, reason))
-    print(f"{name}: goes on")
+        found, by = _find(database, name, rehearsal), decision("resume", settings, reason)
+        if found.engine == "embedded":
+            from scheduler.cli import buying
+
+            buying.go_on(settings, database, found, by, yes=yes, json=json)
+            return
+        control.resume(database, found, by)
+        if json:
+            from scheduler import report
+
+            with database.read() as connection:
+                print_json(report.status(connection, _find(database, name, found.rehearsal), by.at))
+    if not json:
+        print(f"{name}: goes on")
 
 
 @app.command(epilog="Example: packshot cancel hello --yes")
@@ -228,7 +249,7 @@ def cancel(
                 raise UsageError("cancelling cannot be undone, and nobody is there to be asked; add --yes")
             typer.confirm(f"cancel what waits of {name}, for good?", abort=True, err=True)
         count = control.cancel(database, found, decision("cancel", settings, reason))
-    print(f"{name}: cancelled, {count:,} jobs given up")
+    print(f"{name}: cancelled, {counted(count, 'job')} given up")
 
 
 def _need_something_left(database: Database, found: Batch) -> None:
@@ -275,7 +296,7 @@ def budget(
         control.set_budget(database, found, micros, decision("budget", settings, reason))
     print(f"{name}: budget {'none' if micros is None else money(micros, found.currency)}")
     if found.engine == "embedded":
-        talk(f"to go on: packshot run {Path(found.manifest).name}")
+        talk(f"to go on: packshot resume {name}{' --rehearsal' if found.rehearsal else ''}")
 
 
 def _amount(text: str, currency: str) -> int:

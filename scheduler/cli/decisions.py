@@ -18,6 +18,7 @@ from scheduler.cli.app import (
     print_json,
     talk,
 )
+from scheduler.cli.show import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +45,12 @@ def held(name: BatchArg, rehearsal: RehearsalOption = None, json: JsonOption = F
         talk(f"{name}: no job is held")
         return
     print_table(
-        ("sku", "model", "sent at", "at most", "what happened"),
+        ("sku", "recipe", "output", "model", "sent at", "at most", "what happened"),
         [
             (
                 ", ".join(each["skus"]),
+                ", ".join(each["recipes"]),
+                each["outputs"][0] + (f" and {len(each['outputs']) - 1:,} more" if len(each["outputs"]) > 1 else ""),
                 each["model"],
                 each["attempts"][-1]["opened_at"] if each["attempts"] else "-",
                 money(each["worst_case_micros"], found.currency),
@@ -84,7 +87,7 @@ def forgive(
                 if job.forgive(tx, job_id, by.at):
                     batch.record_decision(tx, found.id, replace(by, job_id=job_id))
                     count += 1
-    print(f"{name}: {count:,} held jobs are let go")
+    print(f"{name}: {counted(count, 'held job')} {'is' if count == 1 else 'are'} let go")
 
 
 @app.command(epilog="Example: packshot audit hello --deep")
@@ -117,7 +120,7 @@ def audit(
         if not findings:
             print(f"{len(looked_at)} batch{'es' * (len(looked_at) != 1)} audited: everything fits")
     if findings:
-        talk(f"{len(findings):,} findings")
+        talk(counted(len(findings), "finding"))
         raise typer.Exit(1)
 
 

@@ -13,7 +13,7 @@ from models import catalogue
 from models.money import show as money
 from models.settings import Settings
 from scheduler.cli.app import JsonOption, ManifestArg, SetOption, app, load_settings, overrides, print_json, talk
-from scheduler.cli.show import print_facts, print_table
+from scheduler.cli.show import counted, print_facts, print_table
 
 if TYPE_CHECKING:
     from scheduler.plan import Plan
@@ -51,7 +51,7 @@ def refuse(plan: Plan) -> None:
         talk(str(problem))
     if len(plan.problems) > PROBLEMS_SHOWN:
         talk(f"and {len(plan.problems) - PROBLEMS_SHOWN:,} more; --json lists them all")
-    talk(f"{len(plan.problems)} problem{'s' if len(plan.problems) > 1 else ''} found; nothing was written or bought")
+    talk(f"{counted(len(plan.problems), 'problem')} found; nothing was written or bought")
     raise typer.Exit(1)
 
 
@@ -72,21 +72,23 @@ def check(manifest: ManifestArg, pairs: SetOption = [], json: JsonOption = False
             )
             raise typer.Exit(1 if plan.problems else 0)
         refuse(plan)
-        print(f"{manifest}: {plan.rows:,} rows are in order")
+        print(f"{manifest}: {counted(plan.rows, 'row')} {'is' if plan.rows == 1 else 'are'} in order")
 
 
 @app.command(epilog="Example: packshot plan manifests/hello.yaml --json")
 def plan(manifest: ManifestArg, pairs: SetOption = [], json: JsonOption = False) -> None:  # noqa: B006
     """Quote a manifest: what would be bought, its price at worst, and how long it takes; costs and writes nothing."""
-    with planned(manifest, pairs, load_settings(manifest)) as made:
+    settings = load_settings(manifest)
+    with planned(manifest, pairs, settings) as made:
         if json:
-            print_json(made.to_json())
+            exposure = settings.exposure_limit_micros(made.quote_micros)
+            print_json({**made.to_json(), "exposure_limit_micros": exposure})
             raise typer.Exit(1 if made.problems else 0)
         refuse(made)
-        print_quote(made)
+        print_quote(made, settings)
 
 
-def print_quote(made: Plan, *, output: str | None = None, file: TextIO | None = None) -> None:
+def print_quote(made: Plan, settings: Settings, *, output: str | None = None, file: TextIO | None = None) -> None:
     """The quote as people read it: what, how much, how long, where.
 
     output: where the pictures go, where not as the manifest says; file: stdout unless given
@@ -94,6 +96,7 @@ def print_quote(made: Plan, *, output: str | None = None, file: TextIO | None = 
     from scheduler.display import duration
 
     shared = made.rows - made.jobs
+    exposure = settings.exposure_limit_micros(made.quote_micros)
     facts = [
         ("batch", made.batch),
         ("rows", f"{made.rows:,}" + (f", of which {shared:,} share an edit with another" if shared else "")),
@@ -101,10 +104,13 @@ def print_quote(made: Plan, *, output: str | None = None, file: TextIO | None = 
     ]
     for quote in made.by_model:
         at_most = money(quote.micros, made.currency)
-        said = f"{quote.jobs:,} calls, {quote.pictures:,} pictures, {at_most}, {duration(quote.seconds)}"
+        said = (
+            f"{counted(quote.jobs, 'call')}, {counted(quote.pictures, 'picture')}, {at_most}, {duration(quote.seconds)}"
+        )
         facts.append(("model", f"{quote.model}: {said}"))
     facts += [
         ("cost", f"at most {money(made.quote_micros, made.currency)} in {made.region}"),
+        ("exposure", f"at most {money(exposure, made.currency)} of calls without an answer are bought again unasked"),
         ("budget", money(made.budget_micros, made.currency) if made.budget_micros is not None else "none set"),
         ("time", f"about {duration(made.seconds)} at the present limits"),
         ("output", output or made.output),

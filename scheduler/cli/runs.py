@@ -43,7 +43,6 @@ def run(manifest: ManifestArg, pairs: SetOption = [], yes: YesOption = False, js
 
     settings = load_settings(manifest)
     with planned(manifest, pairs, settings) as plan:
-        refuse(plan)
         buying.buy(settings, plan, yes=yes, json=json)
 
 

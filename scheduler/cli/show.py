@@ -13,6 +13,11 @@ from rich.cells import cell_len
 ROOM_MIN = 20  # columns below which wrapping makes things worse
 
 
+def counted(count: int, thing: str) -> str:
+    """`1 row`, `1,200 rows`; the last word is the thing counted."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def print_facts(facts: Iterable[tuple[str, str]], file: TextIO | None = None) -> None:
     """Names on the left, what they say on the right. file: stdout unless given"""
     _print(list(facts), frozenset(), file or sys.stdout)

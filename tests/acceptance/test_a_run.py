@@ -175,11 +175,12 @@ def test_a_refused_edit_fails_alone_and_retry_buys_it_with_a_new_seed(cli: Cli, 
     assert "packshot retry bold" in shown.out
 
     # when
-    nothing = cli.ok("retry", "bold", "--code", "InternalError")
+    nothing = cli.run("retry", "bold", "--code", "InternalError")
     again = cli.ok("retry", "bold", "--code", "DataInspectionFailed", "--sku", "A", "--new-seed", "--json")
 
     # then
-    assert "no failed job" in nothing.err
+    assert nothing.code == 2
+    assert "no failed job of bold has the code 'InternalError'; there are: DataInspectionFailed" in nothing.err
     assert again.json["rows"]["succeeded"] == 2
     seeds = cli.query("select seed from attempts where job_id = (select job_id from rows where sku = 'A') order by id")
     assert len(seeds) == 2

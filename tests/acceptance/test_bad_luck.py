@@ -277,7 +277,7 @@ def test_a_budget_smaller_than_one_edit_buys_nothing_and_says_so(cli: Cli):
     result = cli.run("run", "poor.yaml")
     assert result.code == 1
     assert "the quote is above the budget" in result.err
-    assert "out of budget: 1 rows remain" in result.err
+    assert "out of budget: 1 row remains" in result.err
     facts = cli.ok("status", "poor", "--json").json
     assert facts["state"] == "out_of_budget"
     assert facts["money"][0]["charged_micros"] == 0
@@ -534,7 +534,7 @@ def test_status_answers_while_a_run_goes_on_and_after_a_kill_says_that_nobody_wo
     # then
     assert "k: running" in working
     assert "nobody works" not in working
-    assert "nobody works on it now; go on: packshot run k.yaml" in here.ok("status", "k").out
+    assert "nobody works on it now; go on: packshot resume k" in here.ok("status", "k").out
 
 
 def test_leaving_early_through_a_pipe_says_nothing(cli: Cli):

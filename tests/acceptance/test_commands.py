@@ -38,7 +38,7 @@ ALL = commands()
 EXAMPLES = {name: command.epilog.removeprefix("Example: ") for name, command in ALL.items()}
 ALONE = [
     "check", "plan", "schema", "models", "run", "rehearse", "retry", "release", "held", "forgive",
-    "status", "cost", "list", "audit", "settings", "db upgrade",
+    "status", "rows", "cost", "list", "audit", "settings", "db upgrade",
 ]  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_a_command_used_wrongly_leaves_with_two_and_says_how_it_is_used(here: In
     assert "Usage: packshot" in result.err + result.out
 
 
-@pytest.mark.parametrize("name", ["status", "cost", "retry", "release", "held", "forgive", "pause", "budget"])
+@pytest.mark.parametrize("name", ["status", "rows", "cost", "retry", "release", "held", "forgive", "pause", "budget"])
 def test_a_batch_that_is_not_there_is_told_with_those_there_are(here: InHere, name: str):
     result = here.run(name, "nope", *(["1 CNY"] if name == "budget" else []))
     assert result.code == 2, result
@@ -307,7 +307,7 @@ def test_tables_are_never_cut_off_where_no_terminal_is(here: InHere):
 def test_every_result_as_json_is_one_document_on_stdout_and_talk_is_elsewhere(here: InHere):
     for arguments in (
         ["check", "mixed.yaml"], ["plan", "mixed.yaml"], ["status"], ["status", "mixed"], ["cost"], ["cost", "mixed"],
-        ["models"], ["settings"], ["list"], ["held", "mixed"], ["audit"], ["run", "mixed.yaml"], ["schema"],
+        ["models"], ["settings"], ["list"], ["held", "mixed"], ["rows", "mixed"], ["audit"], ["run", "mixed.yaml"], ["schema"],
     ):  # fmt: skip
         result = here.run(*arguments, *([] if arguments == ["schema"] else ["--json"]))
         assert isinstance(json.loads(result.out), dict | list), arguments

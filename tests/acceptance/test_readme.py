@@ -31,6 +31,7 @@ PROMISED = {
     "packshot rehearse shop.yaml": r"3 succeeded.*nothing was really spent",
     "packshot run shop.yaml": r"at most 0\.60 CNY.*3 succeeded",
     "packshot status shop": r"rows +3 succeeded.*3 billed, 3 stored.*calls +3 answered.*money +0\.60 CNY charged",
+    "packshot rows shop": r"MUG-1 +white +succeeded +0\.20 CNY",
     "packshot cost shop --by sku": r"MUG-1 +2 +0\.40 CNY\nWATCH-1 +1 +0\.20 CNY\n3 pictures, 0\.60 CNY",
     "packshot retry shop": r"no failed job",
     "packshot held shop": r"",
