@@ -307,7 +307,8 @@ def test_tables_are_never_cut_off_where_no_terminal_is(here: InHere):
 def test_every_result_as_json_is_one_document_on_stdout_and_talk_is_elsewhere(here: InHere):
     for arguments in (
         ["check", "mixed.yaml"], ["plan", "mixed.yaml"], ["status"], ["status", "mixed"], ["cost"], ["cost", "mixed"],
-        ["models"], ["settings"], ["list"], ["held", "mixed"], ["rows", "mixed"], ["audit"], ["run", "mixed.yaml"], ["schema"],
+        ["models"], ["settings"], ["list"], ["held", "mixed"], ["rows", "mixed"], ["audit"],
+        ["run", "mixed.yaml"], ["schema"],
     ):  # fmt: skip
         result = here.run(*arguments, *([] if arguments == ["schema"] else ["--json"]))
         assert isinstance(json.loads(result.out), dict | list), arguments
