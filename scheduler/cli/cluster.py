@@ -29,7 +29,7 @@ from scheduler.cli.app import (
     talk,
 )
 from scheduler.cli.manifests import planned, print_quote, refuse
-from scheduler.cli.show import counted
+from scheduler.cli.show import CLUSTER, ORDERS, counted
 from worker.broker import need_cluster
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ SEEN_EVERY_S = 0.5
 AWAY_S = 5.0
 
 
-@app.command(epilog="Example: packshot scheduler")
+@app.command(rich_help_panel=CLUSTER, epilog="Example: packshot scheduler")
 def scheduler() -> None:
     """Hand out the work of submitted batches until told to stop; start a second one as a standby."""
     from models.lease import need_right_clock
@@ -55,7 +55,7 @@ def scheduler() -> None:
         run_service(settings, database)
 
 
-@app.command(epilog="Example: packshot worker --concurrency 200")
+@app.command(rich_help_panel=CLUSTER, epilog="Example: packshot worker --concurrency 200")
 def worker(
     concurrency: Annotated[
         int | None, typer.Option("--concurrency", "-c", min=1, max=2000, help="calls at once [PACKSHOT_CONCURRENCY]")
@@ -70,7 +70,7 @@ def worker(
     work_for_cluster()
 
 
-@app.command(epilog="Example: packshot submit manifests/hello.yaml --yes")
+@app.command(rich_help_panel=CLUSTER, epilog="Example: packshot submit manifests/hello.yaml --yes")
 def submit(manifest: ManifestArg, pairs: SetOption = [], yes: YesOption = False, json: JsonOption = False) -> None:  # noqa: B006
     """Hand a manifest to the cluster and return at once; prints the batch's name."""
     from scheduler.cli.buying import check_daily_budget, confirm
@@ -125,7 +125,7 @@ def _need_shared(output: str) -> None:
         talk(f"warning: {output} is a folder; every worker must see the same one. With several hosts use s3://")
 
 
-@app.command(epilog="Example: packshot watch hello")
+@app.command(rich_help_panel=CLUSTER, epilog="Example: packshot watch hello")
 def watch(name: BatchArg, json: JsonOption = False) -> None:
     """Show a batch that the cluster works on until it ends; leaves with 1 unless every row got its pictures."""
     from scheduler import report
@@ -190,7 +190,7 @@ def _tell(database: Database, found: Batch, *, json: bool) -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: packshot pause hello")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot pause hello")
 def pause(name: BatchArg, rehearsal: RehearsalOption = None, reason: ReasonOption = "") -> None:
     """Buy nothing more of a batch until it is resumed; calls in flight end, paid pictures are copied."""
     from scheduler import control
@@ -201,7 +201,7 @@ def pause(name: BatchArg, rehearsal: RehearsalOption = None, reason: ReasonOptio
     print(f"{name}: paused")
 
 
-@app.command(epilog="Example: packshot resume hello")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot resume hello")
 def resume(
     name: BatchArg,
     yes: YesOption = False,
@@ -233,7 +233,7 @@ def resume(
         print(f"{name}: goes on")
 
 
-@app.command(epilog="Example: packshot cancel hello --yes")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot cancel hello --yes")
 def cancel(
     name: BatchArg, yes: YesOption = False, rehearsal: RehearsalOption = None, reason: ReasonOption = ""
 ) -> None:
@@ -263,7 +263,7 @@ def _need_something_left(database: Database, found: Batch) -> None:
         raise PackshotError(f"{found.name} is finished: nothing is left to be cancelled")
 
 
-@app.command(epilog="Example: packshot priority hello 90")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot priority hello 90")
 def priority(
     name: BatchArg,
     number: Annotated[int, typer.Argument(min=0, max=100, help="higher goes first; 50 unless said otherwise")],
@@ -279,7 +279,7 @@ def priority(
     print(f"{name}: priority {number}")
 
 
-@app.command(epilog="Example: packshot budget hello '25 CNY'")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot budget hello '25 CNY'")
 def budget(
     name: BatchArg,
     amount: Annotated[str, typer.Argument(help="the new budget in the batch's currency, or none")],
@@ -309,7 +309,7 @@ def _amount(text: str, currency: str) -> int:
     return micros
 
 
-@app.command(epilog="Example: packshot health worker")
+@app.command(rich_help_panel=CLUSTER, epilog="Example: packshot health worker")
 def health(
     part: Annotated[Literal["scheduler", "worker"], typer.Argument(help="which service of this host is asked")],
 ) -> None:

@@ -18,7 +18,7 @@ from scheduler.cli.app import (
     print_json,
     talk,
 )
-from scheduler.cli.show import counted
+from scheduler.cli.show import ORDERS, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SkuOption = Annotated[str | None, typer.Option("--sku", help="only jobs of this item")]
 
 
-@app.command(epilog="Example: packshot held hello")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot held hello")
 def held(name: BatchArg, rehearsal: RehearsalOption = None, json: JsonOption = False) -> None:
     """List the jobs that may have been paid and wait for a person's word, with all that is known of them."""
     from models.money import show as money
@@ -65,7 +65,7 @@ def held(name: BatchArg, rehearsal: RehearsalOption = None, json: JsonOption = F
     )
 
 
-@app.command(epilog="Example: packshot forgive hello --sku MUG-1 --reason 'shot by hand'")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot forgive hello --sku MUG-01 --reason 'shot by hand'")
 def forgive(
     name: BatchArg, sku: SkuOption = None, reason: ReasonOption = "", rehearsal: RehearsalOption = None
 ) -> None:

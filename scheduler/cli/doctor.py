@@ -11,6 +11,7 @@ import typer
 from models.errors import PackshotError
 from models.settings import Settings, mask_url, mask_user
 from scheduler.cli.app import JsonOption, app, load_settings, print_json
+from scheduler.cli.show import SETUP
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Finding:
     said: str
 
 
-@app.command(epilog="Example: packshot doctor --output s3://my-bucket/packshot")
+@app.command(rich_help_panel=SETUP, epilog="Example: packshot doctor --output s3://my-bucket/packshot")
 def doctor(
     output: Annotated[
         str | None, typer.Option("--output", help="try this folder or s3:// place with a small probe")

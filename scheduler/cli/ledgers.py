@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models.settings import mask_url
 from scheduler.cli.app import JsonOption, app, db, load_settings, print_json
-from scheduler.cli.show import print_table
+from scheduler.cli.show import SETUP, print_table
 
 
 @db.command("upgrade", epilog="Example: packshot db upgrade")
@@ -23,7 +23,7 @@ def db_upgrade() -> None:
     print(f"{where}: {'already at' if before == after else 'now at'} version {after}")
 
 
-@app.command("settings", epilog="Example: PACKSHOT_REGION=ap-southeast-1 packshot settings")
+@app.command("settings", rich_help_panel=SETUP, epilog="Example: PACKSHOT_REGION=ap-southeast-1 packshot settings")
 def settings_(json: JsonOption = False) -> None:
     """Show every setting in force and where it came from; secrets are masked."""
     lines = load_settings().describe()

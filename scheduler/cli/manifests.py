@@ -13,7 +13,7 @@ from models import catalogue
 from models.money import show as money
 from models.settings import Settings
 from scheduler.cli.app import JsonOption, ManifestArg, SetOption, app, load_settings, overrides, print_json, talk
-from scheduler.cli.show import counted, print_facts, print_table
+from scheduler.cli.show import SETUP, counted, print_facts, print_table
 
 if TYPE_CHECKING:
     from scheduler.plan import Plan
@@ -120,7 +120,7 @@ def print_quote(made: Plan, settings: Settings, *, output: str | None = None, fi
     print_facts(facts, file)
 
 
-@app.command(epilog="Example: packshot schema > packshot.schema.json")
+@app.command(rich_help_panel=SETUP, epilog="Example: packshot schema > packshot.schema.json")
 def schema() -> None:
     """Print the JSON Schema of a manifest, for editors."""
     from scheduler.schema import json_schema
@@ -128,7 +128,7 @@ def schema() -> None:
     print_json(json_schema())
 
 
-@app.command(epilog="Example: packshot models --region ap-southeast-1")
+@app.command(rich_help_panel=SETUP, epilog="Example: packshot models --region ap-southeast-1")
 def models(
     region: Annotated[
         str | None, typer.Option("--region", envvar="PACKSHOT_REGION", help="prices of this region")

@@ -20,6 +20,7 @@ from scheduler.cli.app import (
     load_settings,
 )
 from scheduler.cli.manifests import planned, refuse
+from scheduler.cli.show import ORDERS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -65,7 +66,7 @@ def rehearse(
         buying.rehearse(settings, plan, fault, output=REHEARSAL_OUT / plan.batch, json=json)
 
 
-@app.command(epilog="Example: packshot retry hello --code DataInspectionFailed --new-seed")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot retry hello --code DataInspectionFailed --new-seed")
 def retry(
     name: BatchArg,
     code: Annotated[str | None, typer.Option("--code", help="only jobs that failed with this code")] = None,
@@ -98,7 +99,7 @@ def retry(
     )
 
 
-@app.command(epilog="Example: packshot release hello --sku MUG-1")
+@app.command(rich_help_panel=ORDERS, epilog="Example: packshot release hello --sku MUG-01")
 def release(
     name: BatchArg,
     sku: SkuOption = None,

@@ -10,6 +10,8 @@ from typing import TextIO
 
 from rich.cells import cell_len
 
+# Panels of `packshot --help`; what one needs every day stands first, without one.
+ORDERS, CLUSTER, SETUP = "Orders to a batch", "The cluster", "Reference and installation"
 ROOM_MIN = 20  # columns below which wrapping makes things worse
 
 
