@@ -21,7 +21,7 @@ from models.settings import Settings, parse_daily_budget
 from scheduler import control, report
 from scheduler.cli.app import open_ledger, print_json, talk
 from scheduler.cli.batches import print_status
-from scheduler.cli.copying import paid_first
+from scheduler.cli.copying import paid_first, reopen_copies
 from scheduler.cli.emulators import rehearsal_emulator
 from scheduler.cli.manifests import print_quote, refuse
 from scheduler.cli.show import counted
@@ -232,8 +232,7 @@ def _nothing_again(settings: Settings, database: Database, found: Batch, *, json
     if found.engine == "embedded" and copies_wait(database, found.id):
         talk(f"{found.name}: paid pictures wait to be copied; copying them, and buying nothing")
         with only_engine(database), _staged(settings, found) as staged:
-            with database.write() as tx:
-                batch.reopen(tx, found.id, utc_now())
+            reopen_copies(database, found)
             finish(staged, database, found, json=json, buys=False)
     elif json:
         with database.read() as connection:

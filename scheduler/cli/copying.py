@@ -49,9 +49,7 @@ def copy_paid(settings: Settings, database: Database, found: Batch) -> None:
     """Copy what is paid and buy nothing. Needs the engine lock."""
     before = _waiting(database, found)
     talk(f"{found.name}: copying first what is paid and not stored yet: {counted(before, 'picture')}")
-    with database.write() as tx:
-        if found.code in COPIES_STOPPED:
-            batch.reopen(tx, found.id, utc_now())
+    reopen_copies(database, found)
     display = open_display()
     try:
         work(settings, database, found, display, buys=False)
@@ -59,6 +57,13 @@ def copy_paid(settings: Settings, database: Database, found: Batch) -> None:
         display.close()
     left = _waiting(database, found)
     talk(f"{found.name}: {before - left:,} of them copied" + (f", {left:,} still wait" if left else ""))
+
+
+def reopen_copies(database: Database, found: Batch) -> None:
+    """Try again what stopped a batch's copies. What stopped its buying stays as it is."""
+    if found.code in COPIES_STOPPED:
+        with database.write() as tx:
+            batch.reopen(tx, found.id, utc_now())
 
 
 def _waiting(database: Database, found: Batch) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from models.database import Database
+from scheduler.lock import only_engine
 from tests.servers.cli import Cli, fast_env, write_manifest
 from tests.servers.emulator import EmulatorProcess, running_emulator
 from tests.servers.here import InHere
@@ -131,6 +134,53 @@ def test_a_paused_batch_is_resumed_and_worked_on(here: InHere):
 
     # then
     assert here.ok("resume", "shop", "--json").json["rows"]["succeeded"] == 2
+
+
+def test_a_rehearsal_is_resumed_as_one(here: InHere):
+    # given
+    write_manifest(here.folder / "try.yaml", ROWS, budget="0.20 CNY")
+    assert here.run("rehearse", "try.yaml").code == 1
+    assert here.ok("budget", "try", "none").err == "to go on: packshot resume try --rehearsal\n"
+
+    # when
+    done = here.ok("resume", "try", "--rehearsal", "--json", env=NO_KEY).json
+
+    # then
+    assert done["rehearsal"]
+    assert done["rows"]["succeeded"] == 2
+
+
+def test_resume_beside_a_run_gives_the_order_and_leaves_the_work_to_it(here: InHere):
+    # given
+    write_manifest(here.folder / "shop.yaml", ROWS, budget="0.10 CNY")
+    here.run("run", "shop.yaml")
+    here.ok("pause", "shop")
+
+    # when
+    database = Database(f"sqlite:///{here.ledger}")
+    with only_engine(database):
+        result = here.ok("resume", "shop")
+        again = here.run("resume", "shop")
+    database.close()
+
+    # then
+    assert "shop: may be bought again; but another packshot" in result.err
+    assert here.ok("status", "shop", "--json").json["state"] == "out_of_budget"
+    assert again.code == 1
+    assert "another packshot (process " in again.err
+
+
+def test_what_stopped_the_buying_stays_told_when_only_copies_were_made(paid: InHere):
+    # given: the account was stopped as well
+    with sqlite3.connect(paid.ledger) as ledger:
+        ledger.execute("update batches set code = 'Arrearage', message = 'pay the bill'")
+
+    # when
+    done = paid.run("retry", "shop", "--json").json
+
+    # then
+    assert done["pictures"]["awaiting_copy"] == 0
+    assert (done["state"], done["reason"]["code"]) == ("stopped", "Arrearage")
 
 
 def test_a_cancelled_batch_is_not_resumed(here: InHere):
