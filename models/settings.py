@@ -24,6 +24,8 @@ from models.errors import SettingsError
 from models.money import parse_amount
 
 TOML_NAME = "packshot.toml"
+LEDGER = Path(".packshot") / "ledger.db"
+FOUND_ABOVE = "found above the working folder"
 ELSEWHERE = frozenset({"PACKSHOT_YES", "PACKSHOT_CI"})  # known, and no settings
 
 
@@ -277,6 +279,7 @@ class Settings(BaseModel):
     aws_region: Annotated[str | None, Field(alias="AWS_DEFAULT_REGION", description="region of the bucket")] = None
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _beside: Path | None = PrivateAttr(default=None)
 
     @cached_property
     def models(self) -> dict[str, catalogue.Model]:
@@ -301,6 +304,17 @@ class Settings(BaseModel):
 
     def confirm_over_micros(self) -> int:
         return parse_amount(self.confirm_over)[0]
+
+    @property
+    def ledger_origin(self) -> str:
+        """Where the ledger's address came from: `default`, `environment`, a packshot.toml or FOUND_ABOVE."""
+        return self._origins.get("PACKSHOT_DATABASE_URL", "default")
+
+    def ledger_of_manifest(self) -> Path | None:
+        """A ledger in the manifest's folder or above it, where nothing says which ledger to use."""
+        if self.ledger_origin != "default" or self._beside is None:
+            return None
+        return ledger_above(self._beside)
 
     def describe(self) -> list[Origin]:
         """One line a setting: name, value fit to print, where it came from."""
@@ -331,6 +345,8 @@ class Origin:
 def load(beside: Path | None = None, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
     """Read the environment, then `packshot.toml` beside the manifest, then the one in the working folder.
 
+    Where none of them says which ledger, it is that of the working folder or of the nearest folder above that has one.
+
     beside: the manifest's folder, where a command has one
     Raises SettingsError naming the setting, where it was set and what to write.
     """
@@ -348,13 +364,29 @@ def load(beside: Path | None = None, environ: Mapping[str, str] | None = None, c
             values[name], origins[name] = environ[name], "environment"
     if "AWS_DEFAULT_REGION" not in values and environ.get("AWS_REGION"):
         values["AWS_DEFAULT_REGION"], origins["AWS_DEFAULT_REGION"] = environ["AWS_REGION"], "environment (AWS_REGION)"
+    if "PACKSHOT_DATABASE_URL" not in values and (found := ledger_above(cwd)) and found != cwd / LEDGER:
+        values["PACKSHOT_DATABASE_URL"] = f"sqlite:///{os.path.relpath(found, cwd)}"
+        origins["PACKSHOT_DATABASE_URL"] = FOUND_ABOVE
     try:
         settings = Settings(**values)
     except ValidationError as error:
         raise SettingsError(_in_words(error, origins)) from None
     settings._origins.update(origins)
+    settings._beside = beside
     _check_relations(settings)
     return settings
+
+
+def ledger_above(folder: Path) -> Path | None:
+    """The ledger of a folder, or of the nearest one above it; one that another user put there is not taken."""
+    folder = folder.absolute()
+    for place in (folder, *folder.parents):
+        try:
+            if (place / LEDGER).stat().st_uid == os.getuid() or place == folder:
+                return place / LEDGER
+        except OSError:
+            continue
+    return None
 
 
 def _read_toml(path: Path, names: set[str]) -> dict[str, Any]:

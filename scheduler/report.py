@@ -35,7 +35,7 @@ def find_batch(connection: Connection, name: str, *, rehearsal: bool | None = No
             return found
     known = [found.name for found in batch.listed(connection)][:8]
     there = f"there are: {', '.join(dict.fromkeys(known))}" if known else "there is none yet"
-    raise UnknownBatch(f"no batch {name!r} in this ledger; {there}")
+    raise UnknownBatch(f"no batch {name!r} in this ledger; {there}; the ledger is {connection.engine.url!r}")
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,8 @@ def _row_changes(before: _StoredRow, planned: PlannedRow) -> Iterator[str]:
 def _in_words(found: Batch, changes: list[str]) -> str:
     shown = "\n".join(f"  {change}" for change in changes[:NAMED])
     more = f"\n  and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+    if any(change.startswith("output: was /") for change in changes):
+        more += "\na relative `output` lies below the folder the command is run in: run it where it was run first"
     return (
         f"the manifest is not the one that batch {found.name!r} was made from; nothing was run. What changed:\n"
         f"{shown}{more}\n"

@@ -7,6 +7,7 @@ answer without a database library.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import typer
 
 from models import settings as settings_module
 from models.errors import UsageError
-from models.settings import Settings
+from models.settings import Settings, mask_url
 
 if TYPE_CHECKING:
     from models.batch import Decision
@@ -82,6 +83,7 @@ def open_ledger(settings: Settings, *, create: bool = False) -> Iterator[Databas
     """The ledger, checked to be of this version; from here on there may be logs.
 
     create: make a new SQLite ledger instead of refusing
+    Raises UsageError where a new one would forget what the ledger beside the manifest knows to be paid.
     """
     from models import logs
     from models.database import Database
@@ -89,7 +91,15 @@ def open_ledger(settings: Settings, *, create: bool = False) -> Iterator[Databas
     logs.configure(settings.log_level)
     database = Database(settings.database_url)
     try:
+        if settings.ledger_origin not in ("default", "environment"):
+            talk(f"ledger: {mask_url(settings.database_url)}")
         if create and database.file is not None and database.revision() is None:
+            if other := settings.ledger_of_manifest():
+                raise UsageError(
+                    f"the manifest's ledger is {other}, and a new one here would buy again what that one knows to be "
+                    f"paid; cd {shlex.quote(str(other.parent.parent))} first, or set PACKSHOT_DATABASE_URL to the "
+                    "ledger you mean"
+                )
             database.upgrade()
         database.ensure_current()
         yield database

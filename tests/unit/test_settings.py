@@ -46,10 +46,45 @@ def origin(found: Settings, name: str) -> str:
     return next(line.origin for line in found.describe() if line.name == name)
 
 
+def a_ledger_in(folder: Path) -> Path:
+    (folder / ".packshot").mkdir(parents=True)
+    (folder / ".packshot" / "ledger.db").touch()
+    return folder / ".packshot" / "ledger.db"
+
+
 def refused(cwd: Path, environ: dict[str, str]) -> str:
     with pytest.raises(SettingsError) as raised:
         load(environ=environ, cwd=cwd)
     return str(raised.value)
+
+
+# -- which ledger --------------------------------------------------------------------------------
+
+
+def test_the_ledger_is_that_of_the_nearest_folder_above(cwd):
+    a_ledger_in(cwd.parent)
+    below = cwd / "a" / "b"
+    below.mkdir(parents=True)
+
+    assert load(environ={}, cwd=below).database_url == "sqlite:///../../../.packshot/ledger.db"
+    a_ledger_in(cwd / "a")
+    assert load(environ={}, cwd=below).database_url == "sqlite:///../.packshot/ledger.db"
+    assert load(environ={}, cwd=cwd / "a").database_url == "sqlite:///.packshot/ledger.db"
+
+
+def test_a_ledger_that_is_named_goes_before_one_above(cwd):
+    a_ledger_in(cwd.parent)
+
+    found = load(environ={"PACKSHOT_DATABASE_URL": "sqlite:///mine.db"}, cwd=cwd)
+
+    assert found.database_url == "sqlite:///mine.db"
+
+
+def test_the_ledger_of_the_manifest_s_folder_is_known_where_none_is_named(cwd, beside):
+    ledger = a_ledger_in(beside)
+
+    assert load(beside, environ={}, cwd=cwd).ledger_of_manifest() == ledger
+    assert load(beside, environ={"PACKSHOT_DATABASE_URL": "sqlite:///x.db"}, cwd=cwd).ledger_of_manifest() is None
 
 
 # -- where from ----------------------------------------------------------------------------------
