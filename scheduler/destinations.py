@@ -14,8 +14,10 @@ from hashlib import blake2b
 from scheduler import template
 from scheduler.problems import Cell, Problems, quoted
 
+# The storage's own limits (`worker/storage.py`; a test compares), so that nothing passes here and is refused there.
 KEY_BYTES_MAX = 1024  # S3's limit, with the prefix
-SEGMENT_BYTES_MAX = 255  # of the usual file systems
+SEGMENT_BYTES_MAX = 250  # 255 of the usual file systems, less what a sidecar adds
+RESERVED = ".packshot"
 
 _CONTROL = re.compile("[\x00-\x1f\x7f]")
 _ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
@@ -60,6 +62,8 @@ def _key(text: str, values: Mapping[str, str], prefix: str) -> str:
     segments = key.split("/")
     if ".." in segments or "." in segments:
         raise ValueError(f"{said} has a dotted part; write a path that stays below the output")
+    if segments[0] == RESERVED:
+        raise ValueError(f"{said} lies in {RESERVED}, which packshot keeps for itself; write another path")
     if any(not segment.strip() for segment in segments):
         raise ValueError(f"{said} has an empty part; write a name between the slashes")
     if any(segment != segment.strip() for segment in segments):
@@ -92,22 +96,29 @@ class Claims:
         self._file_numbers: dict[str, int] = {}
         self._exact: dict[int, tuple[int, int]] = {}
         self._folded: dict[int, int] = {}
+        self._folders: dict[int, tuple[int, int]] = {}
 
     def claim(self, key: str, at: Cell) -> None:
-        """An error names both rows that would write the key; a key that differs only in case is a warning."""
-        exact = _hash(key)
+        """An error names both rows that would write the key, or need it as a folder and as a picture.
+
+        A key that differs only in case is a warning.
+        """
+        exact, above = _hash(key), _folders_like_pictures(key)
         if exact in self._exact:
-            number, line = self._exact[exact]
-            other = self._files[number]
-            place = f"line {line}" if other == at.file else f"{other}:{line}"
-            self.problems.error(
-                at, f"{quoted(key)} is written by {place} already", "make the paths differ, as with {sku} or {recipe}"
-            )
+            what = f"{quoted(key)} is written by {self._place(self._exact[exact], at)} already"
+            self.problems.error(at, what, "make the paths differ, as with {sku} or {recipe}")
+            return
+        clash = self._folders.get(exact) or next((self._exact[h] for h in map(_hash, above) if h in self._exact), None)
+        if clash is not None:
+            what = f"{quoted(key)} and the path of {self._place(clash, at)}: one needs the other as a folder"
+            self.problems.error(at, what, "give the folder another name than the picture")
             return
         number = self._file_numbers.setdefault(at.file, len(self._files))
         if number == len(self._files):
             self._files.append(at.file)
         self._exact[exact] = (number, at.line)
+        for folder in above:
+            self._folders.setdefault(_hash(folder), (number, at.line))
         folded = _hash(unicodedata.normalize("NFC", key).casefold())
         if self._folded.setdefault(folded, exact) != exact:
             self.problems.warn(
@@ -117,8 +128,19 @@ class Claims:
                 "some disks take them for one file",
             )
 
+    def _place(self, claimed: tuple[int, int], at: Cell) -> str:
+        number, line = claimed
+        other = self._files[number]
+        return f"line {line}" if other == at.file else f"{other}:{line}"
+
     def __contains__(self, key: str) -> bool:
         return _hash(key) in self._exact
+
+
+def _folders_like_pictures(key: str) -> list[str]:
+    """Of the folders above a key those that could be keys too: every key ends in .png, so other names cannot clash."""
+    parts = key.split("/")
+    return ["/".join(parts[:i]) for i in range(1, len(parts)) if parts[i - 1].lower().endswith(".png")]
 
 
 def _hash(key: str) -> int:

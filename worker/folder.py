@@ -80,6 +80,8 @@ class FolderStorage:
             folder = os.path.dirname(path)
             if folder not in trusted:
                 self._refuse_outside(folder)
+                with _in_words(folder):
+                    _refuse_file(folder)
                 trusted.add(folder)
             if os.path.lexists(path):
                 yield key
@@ -187,6 +189,13 @@ class FolderStorage:
                 with contextlib.suppress(FileNotFoundError):
                     if entry.stat(follow_symlinks=False).st_mtime < older_than:
                         os.unlink(entry.path)
+
+
+def _refuse_file(folder: str) -> None:
+    """A file where the folder must be, or anywhere on the way to it, would only show when the picture is paid."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.stat(folder).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder)
 
 
 def _sha256(data: bytes) -> str:

@@ -9,9 +9,11 @@ from PIL import Image
 from models.edit import derive_seed
 from models.errors import ManifestError
 from models.settings import load
+from scheduler import destinations
 from scheduler.plan import PlannedRow, make_plan
 from scheduler.rows import size_of_1k
 from scheduler.values import estimate_tokens
+from worker import storage
 
 TODAY = date(2026, 11, 23)
 
@@ -424,3 +426,28 @@ def test_memory_does_not_grow_with_the_rows(folder):
     assert found.rows == 5000
     assert counts[-1] == 5000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024  # KB; about 0.7 KB a row
+
+
+@pytest.mark.parametrize("paths", [("x.png", "x.png/y.png"), ("x.png/y/z.png", "x.png")])
+def test_a_path_that_is_a_picture_for_one_row_and_a_folder_for_another_is_a_mistake(folder, paths):
+    text = "rows:\n" + "".join(
+        f"  - {{sku: {sku}, image: mug.jpg, prompt: red, output: {path}}}\n"
+        for sku, path in zip("ab", paths, strict=True)
+    )
+
+    (problem,) = told(plan(folder, text))
+
+    assert problem.startswith(f"m.yaml:3 output: '{paths[1]}' and the path of line 2: one needs the other as a folder")
+
+
+def test_the_storage_s_limits_are_the_plan_s_own():
+    assert (destinations.KEY_BYTES_MAX, destinations.SEGMENT_BYTES_MAX, destinations.RESERVED) == (
+        storage.KEY_BYTES,
+        storage.PART_BYTES,
+        storage.RESERVED,
+    )
+
+
+@pytest.mark.parametrize("path", [".packshot/z.png", f"{'a' * 247}.png"])
+def test_a_path_that_the_storage_would_refuse_is_a_mistake(folder, path):
+    assert len(told(one(folder, f"output: {path}"))) == 1

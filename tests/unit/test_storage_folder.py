@@ -194,6 +194,15 @@ def test_a_folder_where_the_picture_must_go_is_refused_and_seen_beforehand(stora
     assert list((tmp_path / "out" / ".packshot" / "parts").iterdir()) == []
 
 
+@pytest.mark.parametrize("key", ["taken/a.png", "taken/below/a.png"])
+def test_a_file_where_a_folder_must_be_is_seen_beforehand(storage, tmp_path, key):
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / "taken").write_text("a file")
+
+    with pytest.raises(StorageRefused, match="a file is where a folder must be; move it away"):
+        list(storage.existing([key]))
+
+
 def test_a_write_cut_off_by_the_system_is_refused_and_leaves_nothing(tmp_path):
     # given a process that may write files of at most 64 KB, as a disk that fills up in the middle of a picture
     script = textwrap.dedent("""
