@@ -8,6 +8,7 @@ process waits its turn instead of failing half way. `write(durable=True)` is for
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError, TimeoutError
 
-from models.errors import LedgerUnavailable, SettingsError
+from models.errors import LedgerFull, LedgerUnavailable, SettingsError
 from models.settings import mask_url
 
 BUSY_TIMEOUT_S = 30
@@ -238,6 +239,10 @@ def _in_words(url: URL) -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
+        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise LedgerFull(
+                f"there is no room for the ledger {mask_url(str(url))}: {_first_line(error)}; make room and run again"
+            ) from error
         raise LedgerUnavailable(
             f"the ledger {mask_url(str(url))} cannot be used: {_first_line(error)}{_way_out(error, url)}"
         ) from error

@@ -7,6 +7,7 @@ PackshotError
 |-- ManifestError            the manifest has problems: exit 1, nothing written, nothing bought
 |-- BatchChanged             the manifest differs from the one this batch was made from
 |-- LedgerUnavailable        the database cannot be used now (locked, not migrated, gone)
+|   `-- LedgerFull           no room for its file               again: after a person acted; stops the run
 |-- CallError                one call of the provider brought no pictures
 |   |-- NotSent              the request never left whole       again: yes   cost: no
 |   |   `-- Unsendable       by a fault of our own              again: no    cost: no
@@ -63,6 +64,10 @@ class BatchChanged(PackshotError):
 
 class LedgerUnavailable(PackshotError):
     retryable = True
+
+
+class LedgerFull(LedgerUnavailable):
+    retryable = False
 
 
 class CallError(PackshotError):

@@ -236,14 +236,14 @@ class Settings(BaseModel):
         float, Field(alias="PACKSHOT_MAX_WAIT_S", gt=0, le=3600, description="longest pause before trying again")
     ] = 60.0
     connect_timeout_s: Annotated[
-        float, Field(alias="PACKSHOT_CONNECT_TIMEOUT_S", gt=0, description="to reach the provider")
+        float, Field(alias="PACKSHOT_CONNECT_TIMEOUT_S", gt=0, le=600, description="to reach the provider")
     ] = 10.0
     call_timeout_s: Annotated[
-        float, Field(alias="PACKSHOT_CALL_TIMEOUT_S", gt=0, description="for one whole call of the provider")
+        float, Field(alias="PACKSHOT_CALL_TIMEOUT_S", gt=0, le=21_600, description="for one whole call of the provider")
     ] = 600.0
-    lease_s: Annotated[float, Field(alias="PACKSHOT_LEASE_S", gt=0, description="how long a claim of a job holds")] = (
-        900.0
-    )
+    lease_s: Annotated[
+        float, Field(alias="PACKSHOT_LEASE_S", gt=0, le=86_400, description="how long a claim of a job holds")
+    ] = 900.0
     lookahead_s: Annotated[
         float, Field(alias="PACKSHOT_LOOKAHEAD_S", gt=0, le=60, description="seconds of work handed out in advance")
     ] = 1.0  # what is handed out has its slot already, so this bounds how soon a new priority or budget shows

@@ -23,7 +23,7 @@ from sqlalchemy import select
 from models import batch, job
 from models.batch import Batch
 from models.database import Database
-from models.errors import LedgerUnavailable, ManifestError
+from models.errors import LedgerFull, LedgerUnavailable, ManifestError, PackshotError
 from models.settings import Settings, parse_breaker, parse_daily_budget
 from models.tables import jobs, objects, outputs, rows
 from scheduler import report
@@ -56,6 +56,7 @@ class Hands(Protocol):
     def under_way(self) -> int: ...
     def free_slots(self) -> int: ...
     def rate(self, model: str) -> float: ...
+    def trouble(self) -> PackshotError | None: ...
     def stop(self) -> None: ...
     def join(self) -> None: ...
     def wait(self, timeout_s: float) -> None: ...
@@ -161,7 +162,12 @@ def _loop(
                     database, now_batch, seen, broke=broke, stopping=stopping.is_set()
                 ):
                     return
+            if (trouble := pool.trouble()) is not None:  # the threads write where this loop may only read
+                raise trouble
             lost_since = None
+        except LedgerFull as error:
+            display.say(f"stopping: {error}; answers that are paid wait some minutes for room")
+            raise
         except LedgerUnavailable as error:
             if lost_since is None:
                 lost_since = time.monotonic()

@@ -11,8 +11,8 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -110,7 +110,7 @@ class Executor:
     clock: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
     patience_s: float = 1.0
-    _complained: bool = field(default=False, init=False)
+    refused: LedgerUnavailable | None = field(default=None, init=False)  # the last write, by a ledger that is away
 
     def execute(self, job_id: int) -> None:
         """Take a job as far as it goes now. Never raises for what can happen to a job."""
@@ -214,7 +214,7 @@ class Executor:
         )
         try:
             return self._patiently(
-                lambda: self.database.write(durable=True),
+                lambda: self._writing(durable=True),
                 lambda tx: job.record_answer(
                     tx, attempt, answer, charge_micros=charge_micros, url_life_s=URL_LIFE_S, now=self.now()
                 ),
@@ -401,7 +401,14 @@ class Executor:
 
     def _write(self, work: Callable[[Connection], T], *, durable: bool = False) -> T:
         """One transaction, repeated until the ledger takes it: what is known must not be lost to a restart of it."""
-        return self._patiently(lambda: self.database.write(durable=durable), work)
+        return self._patiently(lambda: self._writing(durable=durable), work)
+
+    @contextmanager
+    def _writing(self, *, durable: bool) -> Iterator[Connection]:
+        """Only a write that was taken ends an outage: a full disk can still be read."""
+        with self.database.write(durable=durable) as connection:
+            yield connection
+        self.refused = None
 
     def _read(self, work: Callable[[Connection], T]) -> T:
         """Asked until the ledger answers: a restart of it is no reason to fail a job that is paid."""
@@ -420,9 +427,7 @@ class Executor:
         while True:
             try:
                 with begin() as connection:
-                    done = work(connection)
-                self._complained = False
-                return done
+                    return work(connection)
             except LedgerUnavailable as error:
                 if not told:
                     refused()
@@ -431,9 +436,9 @@ class Executor:
                     leaving_since = self.clock() if leaving_since is None else leaving_since
                     if self.clock() - leaving_since > leaving_s:
                         raise
-                if not self._complained:  # once an outage, not once a second and thread
+                if self.refused is None:  # once an outage, not once a second and thread
                     log.warning("the ledger cannot be used; trying again", error=str(error))
-                self._complained = True
+                self.refused = error
                 time.sleep(self.patience_s)
 
 

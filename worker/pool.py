@@ -8,10 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import structlog
 
 from models.database import Database
+from models.errors import PackshotError
 from models.settings import Settings
 from worker.build import build_executor
 
 log = structlog.get_logger()
+
+
+class ThreadBroke(PackshotError):
+    """An error of ours in the middle of a job, outside of what the executor settles."""
 
 
 class EmbeddedBroker:
@@ -24,6 +29,7 @@ class EmbeddedBroker:
         self._lock = threading.Lock()
         self._finished = threading.Event()
         self._slots = settings.concurrency
+        self._broke: ThreadBroke | None = None
 
     def enqueue(self, job_id: int) -> None:
         """Hand a job over. Call it after the commit that made the job `queued`."""
@@ -43,6 +49,10 @@ class EmbeddedBroker:
         """Present requests per second of a model's lane."""
         return self.executor.limiter.rate(model)
 
+    def trouble(self) -> PackshotError | None:
+        """Why no job comes to an end: a thread broke off, or the ledger takes no writes (LedgerUnavailable)."""
+        return self._broke or self.executor.refused
+
     def stop(self) -> None:
         """Take no new work: waiting jobs give their claims back, calls in flight are recorded."""
         self.executor.stop.set()
@@ -60,4 +70,8 @@ class EmbeddedBroker:
             self._under_way.discard(future)
         if error := future.exception():  # the claim stays; it is found when its lease ends, or by the next run
             log.error("a job's thread broke off; the ledger tells how far it came", exc_info=error)
+            self._broke = ThreadBroke(
+                f"a job met an error nobody expected ({type(error).__name__}: {error}); nothing is lost, "
+                "the same command goes on where this one stopped"
+            )
         self._finished.set()

@@ -23,6 +23,7 @@ from models.catalogue import CATALOGUE
 from models.database import Database
 from models.edit import Answer, Edit, Picture
 from models.errors import (
+    LedgerFull,
     LedgerUnavailable,
     NotSent,
     OutcomeUnknown,
@@ -426,6 +427,28 @@ def test_a_leaving_worker_waits_ten_minutes_for_the_ledger_with_a_paid_answer_in
     # then
     assert house.status() == "succeeded"
     assert len(house.charges()) == 1
+
+
+def test_only_a_write_that_was_taken_ends_an_outage(make_house: Callable[..., House], monkeypatch: pytest.MonkeyPatch):
+    # given: a ledger that can be read and takes no writes, as on a full disk
+    house = make_house(exposure_limit_micros=0)
+    worker, seen, write = house.worker(Provider()), [], house.database.write
+    refusals = iter([True, True, False])
+
+    def full(*, durable: bool = False):
+        seen.append(worker.refused)
+        if next(refusals, False):
+            raise LedgerFull("no room")
+        return write(durable=durable)
+
+    monkeypatch.setattr(house.database, "write", full)
+
+    # when
+    worker.execute(house.job_id)
+
+    # then
+    assert [str(error) for error in seen[:4]] == ["None", "no room", "no room", "None"]
+    assert house.status() == "succeeded"
 
 
 def test_an_answer_that_is_given_up_leaves_what_is_known_of_it_in_the_log_and_no_address(

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from models import database as database_module
 from models import lease
 from models.database import Database
-from models.errors import LedgerUnavailable, SettingsError
+from models.errors import LedgerFull, LedgerUnavailable, SettingsError
 from tests.ledgers import a_book
 
 HOLDER = """
@@ -73,6 +73,20 @@ def test_an_sqlite_ledger_that_another_process_is_writing_to_can_be_read(sqlite_
         assert database.revision() is not None
 
     database.close()
+
+
+def test_an_sqlite_ledger_whose_disk_is_full(sqlite_url):
+    database = Database(sqlite_url)
+    with database.write() as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+        connection.execute(text(f"PRAGMA max_page_count={pages}"))
+
+    with pytest.raises(LedgerFull) as raised, database.write() as connection:
+        connection.execute(text("CREATE TABLE more AS SELECT zeroblob(1000000)"))
+    database.close()
+
+    full = "database or disk is full; make room and run again"
+    assert str(raised.value) == f"there is no room for the ledger {sqlite_url}: {full}"
 
 
 def test_an_sqlite_ledger_that_may_only_be_read(sqlite_url):

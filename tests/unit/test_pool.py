@@ -22,3 +22,4 @@ def test_an_error_that_ends_a_job_s_thread_is_logged(monkeypatch):
     assert entry["log_level"] == "error"
     assert isinstance(entry["exc_info"], ZeroDivisionError)
     assert broker.free_slots() == 1
+    assert "ZeroDivisionError: job 7" in str(broker.trouble())

@@ -362,3 +362,9 @@ def test_an_address_of_redis_may_leave_out_port_and_database(cwd, url):
 
     assert found is not None
     assert found.get_secret_value() == url
+
+
+@pytest.mark.parametrize("name", ["LEASE_S", "CALL_TIMEOUT_S", "CONNECT_TIMEOUT_S", "MAX_WAIT_S", "LOOKAHEAD_S"])
+@pytest.mark.parametrize("value", ["inf", "nan", "1e9"])
+def test_every_time_has_an_end(cwd, name, value):
+    assert f"PACKSHOT_{name} (environment): '{value}': " in refused(cwd, {f"PACKSHOT_{name}": value})
