@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from models.catalogue import did_you_mean
 from scheduler import fields
@@ -40,7 +41,8 @@ def apply(overrides: Mapping[str, str], top: dict[str, Tree], problems: Problems
 def _branch(entries: dict[str, Tree], name: str) -> dict[str, Tree]:
     found = entries.get(name)
     if isinstance(found, Branch) and found.is_map:
-        return found.entries
+        entries[name] = own = replace(found, entries=dict(found.entries))  # aliases of it keep what they say
+        return own.entries
     fresh = Branch(SET, 0, name, is_map=True)
     if not isinstance(found, Branch) and (found is None or not found.text):
         entries[name] = fresh
