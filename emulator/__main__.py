@@ -1,4 +1,7 @@
-from emulator.server import main
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        from emulator.server import main
+
+        raise SystemExit(main())
+    except KeyboardInterrupt:  # before the server listens to signals: told to leave all the same
+        raise SystemExit(0) from None

@@ -49,6 +49,8 @@ def read_options(arguments: list[str] | None = None) -> Options:
         parser.error("the shares of --fault add up to more than 1")
     if not given.allow_remote and not _is_loopback(given.host):
         parser.error(f"--host {given.host} can be reached from elsewhere; add --allow-remote if that is meant")
+    if not 0 <= given.port <= 65535:
+        parser.error(f"--port {given.port} is none; write a number up to 65535, or 0 to have a free one picked")
     if given.latency < 0 or given.url_life <= 0:
         parser.error("--latency is 0 or more seconds, --url-life more than 0")
     return Options(
@@ -73,8 +75,9 @@ def read_options(arguments: list[str] | None = None) -> Options:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="packshot emulator",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="A DashScope double for rehearsals. Prints one JSON line on stdout when it is ready.",
-        epilog=f"faults: {', '.join(FAULTS)}",
+        epilog=_epilog(),
     )
     add = parser.add_argument
     add("--port", type=int, required=True, help="0 picks a free one")
@@ -96,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--fetch", choices=list(get_args(Fetch)), default="loopback", help="input addresses (loopback)")
     add("--parent-pipe", action="store_true", help="leave when stdin is closed")
     return parser
+
+
+def _epilog() -> str:
+    faults = "\n".join(f"  {fault.name:<{max(map(len, FAULTS))}}  {fault.sentence}" for fault in FAULTS.values())
+    example = "packshot emulator --port 8090 --state /tmp/emulator --fault http_500=0.05"
+    return f"Example: {example}\n\nfaults:\n{faults}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -17,6 +17,7 @@ from models.settings import Settings
 from scheduler.cli.app import app, load_settings
 
 REHEARSAL_LATENCY_S = 0.8
+EMULATOR = (sys.executable, "-P", "-m", "emulator")  # -P: a user's html.py in the working folder is no part of it
 
 
 class EmulatorFailed(PackshotError):
@@ -30,7 +31,7 @@ class EmulatorFailed(PackshotError):
 )
 def emulator(context: typer.Context) -> None:
     """Start a double of the provider on this machine: bills, limits and fails on request, and keeps its invoice."""
-    command = [sys.executable, "-m", "emulator", *_account(load_settings()), *context.args]  # what is said last holds
+    command = [*EMULATOR, *_account(load_settings()), *context.args]  # what is said last holds
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606
 
@@ -43,12 +44,17 @@ def rehearsal_emulator(settings: Settings, state: Path, region: str, faults: lis
 
     Raises EmulatorFailed with the emulator's own words when it does not start.
     """
-    command = [sys.executable, "-m", "emulator", "--port", "0", "--state", str(state), "--region", region]
+    command = [*EMULATOR, "--port", "0", "--state", str(state), "--region", region]
     command += ["--latency", str(REHEARSAL_LATENCY_S), "--fetch", "standin", "--parent-pipe"]
     command += _account(settings)
     for fault in faults:
         command += ["--fault", fault]
-    state.mkdir(parents=True, exist_ok=True)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmulatorFailed(
+            f"{state}: cannot make the emulator's folder: {error.strerror}; work in a folder of your own"
+        ) from None
     with (state / "emulator.log").open("ab") as talk:
         process = subprocess.Popen(  # a group of its own: Ctrl-C is for us, the provider goes on answering
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=talk, start_new_session=True
