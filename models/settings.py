@@ -351,7 +351,7 @@ def load(beside: Path | None = None, environ: Mapping[str, str] | None = None, c
     Raises SettingsError naming the setting, where it was set and what to write.
     """
     environ = os.environ if environ is None else environ
-    cwd = Path.cwd() if cwd is None else cwd
+    cwd = _working_folder() if cwd is None else cwd
     names = {str(info.alias) for info in Settings.model_fields.values()}
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -375,6 +375,13 @@ def load(beside: Path | None = None, environ: Mapping[str, str] | None = None, c
     settings._beside = beside
     _check_relations(settings)
     return settings
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise SettingsError("the working folder is not there any more; cd into one that is") from None
 
 
 def ledger_above(folder: Path) -> Path | None:

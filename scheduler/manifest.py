@@ -22,7 +22,7 @@ from models.settings import Settings
 from scheduler import fields, template, values
 from scheduler.overrides import apply
 from scheduler.problems import Cell, ManifestRefused, Problem, Problems, problems_as_json, quoted
-from scheduler.sources import TABLE_ENDINGS, Row, TextFile, inspect, show_path, table_rows
+from scheduler.sources import TABLE_ENDINGS, Row, TextFile, inspect, show_path, table_rows, why_no_file
 from scheduler.tree import YAML_BYTES_MAX, Branch, Tree, read_tree
 
 __all__ = ["Manifest", "ManifestRefused", "Problem", "Recipe", "problems_as_json", "read_manifest"]
@@ -94,8 +94,8 @@ def read_manifest(
     ending = path.suffix.lower()
     if ending not in (*YAML_ENDINGS, *TABLE_ENDINGS):
         raise UsageError(f"{shown} is no manifest by its name; write a .yaml, .csv or .jsonl file")
-    if not path.is_file():
-        raise UsageError(f"{shown} does not exist; write the path of a manifest, a .yaml or .csv file")
+    if (why := why_no_file(path)) is not None:
+        raise UsageError(f"{shown} {why}; write the path of a manifest, a .yaml or .csv file")
     manifest = Manifest(path, shown)
     is_yaml = ending in YAML_ENDINGS
     file = inspect(path, shown, manifest.place, problems, bytes_max=YAML_BYTES_MAX if is_yaml else None)

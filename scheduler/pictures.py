@@ -215,6 +215,9 @@ def look(path: str) -> Seen:
         if facts.st_size > BYTES_MAX:
             return _too_large(Picture(path), stem, name, facts.st_size)
         content = Path(path).read_bytes()
+    except FileNotFoundError:
+        wrong = (f"{name} is a link to what does not exist", "mend the link, or write another path")
+        return Seen(Picture(path), stem, wrong=wrong)
     except OSError as error:
         said = error.strerror or str(error)
         return Seen(Picture(path), stem, wrong=(f"{name} cannot be read: {said}", "check its permissions"))

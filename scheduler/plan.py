@@ -6,10 +6,12 @@ keys and what is known of each picture, so a manifest of a hundred thousand rows
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from itertools import islice
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from models.catalogue import Model
+from models.errors import PackshotError
 from models.money import show
 from models.settings import Settings
 from scheduler.manifest import Manifest, read_manifest
@@ -30,6 +33,10 @@ __all__ = ["ModelQuote", "Plan", "PlannedRow", "make_plan"]
 
 WINDOW = 256  # rows whose pictures are looked at together
 ROWS_MAX = 2_000_000
+
+
+class PlanFailed(PackshotError):
+    pass
 
 
 @dataclass(frozen=True)
@@ -159,9 +166,9 @@ def make_plan(
         priority=manifest.priority,
         header=manifest.header,
     )
-    plan._spool = tempfile.TemporaryFile(prefix="packshot-plan-")  # noqa: SIM115 - the plan owns it
     totals = _Totals(settings.models, plan.region, settings.share)
-    with Album(allow_private_hosts=settings.allow_private_hosts) as album:
+    with _temporary_room(), Album(allow_private_hosts=settings.allow_private_hosts) as album:
+        plan._spool = tempfile.TemporaryFile(prefix="packshot-plan-")  # noqa: SIM115 - the plan owns it
         check = RowCheck(manifest, settings, today, album, problems)
         for window in _windows(manifest.rows(problems)):
             album.warm(wanted for row in window for wanted in check.pictures_of(row))
@@ -178,7 +185,7 @@ def make_plan(
                 problems.error(manifest.place, f"more than {ROWS_MAX:,} rows", "split it into several batches")
                 break
         _keep_inputs(manifest, album, check, problems)
-    plan._spool.flush()
+        plan._spool.flush()
     if plan.lines == 0 and not problems.raised:
         problems.error(manifest.place, "there is nothing to edit", "write rows into it")
     totals.into(plan, problems, manifest)
@@ -190,6 +197,21 @@ def make_plan(
     plan.problems = sorted(problems.errors, key=lambda p: (order.get(p.file, len(order)), p.line))
     plan.warnings = sorted(problems.warnings, key=lambda p: (order.get(p.file, len(order)), p.line))
     return plan
+
+
+@contextmanager
+def _temporary_room() -> Iterator[None]:
+    """Raises PlanFailed where the rows cannot be put by."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - only named
+        raise PlanFailed(
+            f"the plan cannot be put by in {where}: {error.strerror or error}; make room, or set TMPDIR to a folder "
+            "that has some"
+        ) from None
 
 
 def _windows(rows: Iterator[Row]) -> Iterator[list[Row]]:

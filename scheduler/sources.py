@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import TextIOBase
@@ -65,14 +66,26 @@ def show_path(path: Path, cwd: Path) -> str:
     return path.relative_to(cwd).as_posix() if path.is_relative_to(cwd) else str(path)
 
 
+def why_no_file(path: Path) -> str | None:
+    """What keeps a path from being read, `does not exist`; None where a plain file is there."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "is a link to what does not exist" if path.is_symlink() else "does not exist"
+    except OSError as error:  # the folder may not be entered, the name is too long, links go in a circle
+        return f"cannot be read: {error.strerror}"
+    if stat.S_ISDIR(mode):
+        return "is a folder"
+    return None if stat.S_ISREG(mode) else "is not a plain file"
+
+
 def inspect(path: Path, shown: str, at: Cell, problems: Problems, *, bytes_max: int | None = None) -> TextFile | None:
     """Find the encoding, the checksum and any byte that is no text. None, and a problem, where it cannot be read.
 
     at: where to say so when there is no such file (the cell that names it, or the file itself)
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist" if not path.exists() else "is not a plain file"
-        problems.error(at, f"{shown} {what}", "write the path of a file")
+    if (why := why_no_file(path)) is not None:
+        problems.error(at, f"{shown} {why}", "write the path of a file")
         return None
     here = Cell("", shown, 1, "")
     digest = hashlib.sha256()

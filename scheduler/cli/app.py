@@ -7,6 +7,7 @@ answer without a database library.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-db = typer.Typer(help="The ledger's tables.", no_args_is_help=True)
+db = typer.Typer(help="The ledger's tables.", no_args_is_help=True, epilog="Example: packshot db upgrade")
 app.add_typer(db, name="db")
 
 ManifestArg = Annotated[Path, typer.Argument(metavar="MANIFEST", help="a YAML or CSV file", show_default=False)]
@@ -114,7 +115,11 @@ def decision(what: str, settings: Settings, reason: str) -> Decision:
 
     from models.batch import Decision
 
-    return Decision(what, settings.user or getuser(), datetime.now(UTC), reason)
+    try:
+        who = settings.user or getuser()
+    except (KeyError, OSError):  # a container's user without an entry of its own
+        who = f"uid {os.getuid()}"
+    return Decision(what, who, datetime.now(UTC), reason)
 
 
 def print_json(value: Any) -> None:

@@ -2,6 +2,7 @@
 
 import resource
 from datetime import date
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,7 +11,7 @@ from models.edit import derive_seed
 from models.errors import ManifestError
 from models.settings import load
 from scheduler import destinations
-from scheduler.plan import PlannedRow, make_plan
+from scheduler.plan import PlanFailed, PlannedRow, make_plan
 from scheduler.rows import size_of_1k
 from scheduler.values import estimate_tokens
 from worker import storage
@@ -438,6 +439,24 @@ def test_a_path_that_is_a_picture_for_one_row_and_a_folder_for_another_is_a_mist
     (problem,) = told(plan(folder, text))
 
     assert problem.startswith(f"m.yaml:3 output: '{paths[1]}' and the path of line 2: one needs the other as a folder")
+
+
+def test_a_recipe_set_on_the_command_line_leaves_its_alias_alone(folder):
+    text = """
+recipes: {a: &x {prompt: make it red, n: 1}, b: *x}
+rows:
+  - {sku: s, image: mug.jpg, recipe: "a, b"}
+"""
+    a, b = rows(plan(folder, text, **{"recipes.a.n": "3"}))
+
+    assert (a.edit.n, b.edit.n) == (3, 1)
+
+
+def test_no_room_for_the_plan_is_told_with_the_way_out(folder, monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("wb"))
+
+    with pytest.raises(PlanFailed, match="No space left on device; make room, or set TMPDIR"):
+        one(folder, "sku: a")
 
 
 def test_the_storage_s_limits_are_the_plan_s_own():
