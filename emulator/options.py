@@ -34,6 +34,7 @@ class Options:
     refuse_retired: bool = False
     fetch: Fetch = "loopback"
     parent_pipe: bool = False
+    only_check: bool = False
 
 
 def read_options(arguments: list[str] | None = None) -> Options:
@@ -69,6 +70,7 @@ def read_options(arguments: list[str] | None = None) -> Options:
         refuse_retired=given.retired == "refuse",
         fetch=given.fetch,
         parent_pipe=given.parent_pipe,
+        only_check=given.only_check,
     )
 
 
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--unknown-parameters", choices=["ignore", "refuse"], default="ignore", help="(ignore)")
     add("--retired", choices=["answer", "refuse"], default="answer", help="models past their last day (answer)")
     add("--fetch", choices=list(get_args(Fetch)), default="loopback", help="input addresses (loopback)")
+    add("--only-check", action="store_true", help="check these options and leave")
     add("--parent-pipe", action="store_true", help="leave when stdin is closed")
     return parser
 

@@ -28,6 +28,8 @@ OPEN_FILES = 8192
 def main(arguments: list[str] | None = None) -> int:
     """Exit code: 0 told to leave, 1 cannot start."""
     options = read_options(arguments)
+    if options.only_check:
+        return 0
     _allow_many_connections()
     try:
         house = House(options)

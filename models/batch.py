@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
@@ -171,6 +172,16 @@ def _delete_all(tx: Connection, table: Table, batch_id: int) -> None:
     block = select(table.c.id).where(table.c.batch_id == batch_id).limit(BLOCK)
     while tx.execute(delete(table).where(table.c.id.in_(block))).rowcount:
         pass
+
+
+def put_aside(tx: Connection, found: Batch) -> str:
+    """Give a rehearsal's name free, `hello` -> `hello~1`: entries are never deleted. No manifest can name a `~`."""
+    if not found.rehearsal:
+        raise ValueError(f"batch {found.name} was paid for and keeps its name")
+    taken = {each.name for each in listed(tx) if each.rehearsal}
+    name = next(name for number in count(1) if (name := f"{found.name}~{number}") not in taken)
+    tx.execute(update(batches).where(batches.c.id == found.id).values(name=name))
+    return name
 
 
 def is_untouched(connection: Connection, batch_id: int) -> bool:

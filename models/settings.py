@@ -64,8 +64,11 @@ def _level(text: str) -> str:
     return text.lower()
 
 
-def _amount(text: str) -> str:
-    parse_amount(text)
+def _plain_amount(text: str) -> str:
+    _, currency = parse_amount(text)
+    if currency is not None:
+        plain = re.sub(r"[^0-9.]", "", text)
+        raise ValueError(f"{text!r} names a currency, and it holds in that of the batch; write {plain}")
     return text
 
 
@@ -190,8 +193,11 @@ class Settings(BaseModel):
     ] = False
     confirm_over: Annotated[
         str,
-        AfterValidator(_amount),
-        Field(alias="PACKSHOT_CONFIRM_OVER", description="run asks before it spends more than this amount"),
+        AfterValidator(_plain_amount),
+        Field(
+            alias="PACKSHOT_CONFIRM_OVER",
+            description="run asks before it spends more than this amount, in the currency of the batch",
+        ),
     ] = "5"
     exposure_limit: Annotated[
         str,
@@ -415,7 +421,9 @@ def _in_words(error: ValidationError, origins: Mapping[str, str]) -> str:
     said = str(first["msg"])
     if first["type"] == "value_error":
         said = said.removeprefix("Value error, ")
-    elif first["type"] != "string_type":  # the library's words do not name the value; a secret is always a string
+    elif first["type"] == "string_type":
+        said = f'write the value in quotes, as {name} = "..."'
+    else:  # the library's words do not name the value; a secret is always a string
         said = f"{first['input']!r}: {said[0].lower()}{said[1:]}"
     return f"{name} ({origins.get(name, 'default')}): {said}"
 

@@ -25,6 +25,7 @@ NAMED = 10  # changes that are named one by one
 def find_unchanged(database: Database, plan: Plan, *, rehearsal: bool) -> Batch | None:
     """The batch that the ledger already has of this plan; None where it is new, or nothing was ever handed out of it.
 
+    None for a changed rehearsal, too: those are there to be repeated.
     Raises BatchChanged, saying what differs, when the ledger's batch came from another manifest.
     """
     with database.read() as connection:
@@ -34,7 +35,7 @@ def find_unchanged(database: Database, plan: Plan, *, rehearsal: bool) -> Batch 
         changes = compare(connection, found, plan)
         if not changes:
             return found
-        if batch.is_untouched(connection, found.id):
+        if rehearsal or batch.is_untouched(connection, found.id):
             return None
     raise BatchChanged(_in_words(found, changes))
 
@@ -51,10 +52,15 @@ def submit(
 ) -> Batch:
     """Write a plan as a batch, in blocks; replaces one of that name of which nothing was ever handed out.
 
+    An earlier rehearsal of that name is put aside, with its entries.
+
     output: where the pictures go; the plan's place, or a rehearsal's
     engine: who dispatches it, `embedded` or `cluster`
     """
     with database.write(durable=True) as tx:
+        before = batch.find(tx, plan.batch, rehearsal=rehearsal)
+        if before is not None and rehearsal and not batch.is_untouched(tx, before.id):
+            batch.put_aside(tx, before)
         batch_id = batch.begin(
             tx,
             name=plan.batch,

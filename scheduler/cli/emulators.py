@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from models.errors import PackshotError
+from models.errors import PackshotError, UsageError
 from models.settings import Settings
 from scheduler.cli.app import app, load_settings
 
@@ -34,6 +34,18 @@ def emulator(context: typer.Context) -> None:
     command = [*EMULATOR, *_account(load_settings()), *context.args]  # what is said last holds
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606
+
+
+def check_faults(faults: list[str]) -> None:
+    """Raises UsageError, in the emulator's words, where it would not take them."""
+    if not faults:
+        return
+    command = [*EMULATOR, "--port", "0", "--state", os.devnull, "--only-check"]
+    done = subprocess.run([*command, *(f"--fault={fault}" for fault in faults)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise UsageError(
+            (done.stderr.strip().splitlines() or ["the emulator did not start"])[-1].rpartition("error: ")[2]
+        )
 
 
 @contextmanager

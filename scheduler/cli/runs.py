@@ -59,8 +59,10 @@ def rehearse(
     Pictures go to out/rehearsal/BATCH, whatever the manifest's output says.
     """
     from scheduler.cli import buying
+    from scheduler.cli.emulators import check_faults
 
     settings = load_settings(manifest)
+    check_faults(fault)
     with planned(manifest, pairs, settings) as plan:
         refuse(plan)
         buying.rehearse(settings, plan, fault, output=REHEARSAL_OUT / plan.batch, json=json)

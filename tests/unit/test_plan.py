@@ -453,7 +453,7 @@ rows:
 
 
 def test_no_room_for_the_plan_is_told_with_the_way_out(folder, monkeypatch):
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("wb"))
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Path("/dev/full").open("wb"))  # noqa: SIM115 - the plan closes it
 
     with pytest.raises(PlanFailed, match="No space left on device; make room, or set TMPDIR"):
         one(folder, "sku: a")

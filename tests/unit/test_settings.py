@@ -161,6 +161,7 @@ def test_a_misspelt_variable_is_pointed_out_and_what_is_not_ours_is_not():
         ("PACKSHOT_EXPOSURE_LIMIT", "101%", "is not between 0% and 100%"),
         ("PACKSHOT_EXPOSURE_LIMIT", "some", "is not an amount of money"),
         ("PACKSHOT_CONFIRM_OVER", "1%", "is not an amount of money"),
+        ("PACKSHOT_CONFIRM_OVER", "5 USD", "names a currency, and it holds in that of the batch; write 5"),
         ("PACKSHOT_DAILY_BUDGET", "100", "names no currency; write 100 CNY"),
         ("PACKSHOT_BREAKER", "often", "write 20/50%, CODE=5/10% or off"),
         ("PACKSHOT_LOG", "loud", "is not a level; write debug, info, warning or error"),
@@ -368,3 +369,9 @@ def test_an_address_of_redis_may_leave_out_port_and_database(cwd, url):
 @pytest.mark.parametrize("value", ["inf", "nan", "1e9"])
 def test_every_time_has_an_end(cwd, name, value):
     assert f"PACKSHOT_{name} (environment): '{value}': " in refused(cwd, {f"PACKSHOT_{name}": value})
+
+
+def test_a_number_without_quotes_in_the_file_is_refused_with_the_way_out(cwd):
+    toml(cwd, "PACKSHOT_CONFIRM_OVER = 10")
+
+    assert 'packshot.toml): write the value in quotes, as PACKSHOT_CONFIRM_OVER = "..."' in refused(cwd, {})
