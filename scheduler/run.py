@@ -166,7 +166,7 @@ def _loop(
                 raise trouble
             lost_since = None
         except LedgerFull as error:
-            display.say(f"stopping: {error}; answers that are paid wait some minutes for room")
+            display.say(f"stopping: {error}; paid answers in hand wait ten minutes for room")
             raise
         except LedgerUnavailable as error:
             if lost_since is None:
