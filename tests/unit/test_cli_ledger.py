@@ -7,6 +7,12 @@ from models.settings import load
 from scheduler.cli.app import open_ledger
 
 
+@pytest.fixture(autouse=True)
+def _logs_as_they_are(monkeypatch):
+    """A command sets the logs of its whole process, and here that is everybody's."""
+    monkeypatch.setattr("models.logs.configure", lambda _level: None)
+
+
 def test_no_new_ledger_is_made_while_the_manifest_s_folder_has_one(tmp_path, monkeypatch):
     project = tmp_path / "my project"
     project.mkdir()
