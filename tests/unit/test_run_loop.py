@@ -42,7 +42,7 @@ def loop(monkeypatch):
         stopping = threading.Event()
         stopping.wait = lambda _timeout=None: False
         with pytest.raises(type(reason)):
-            run._loop(database, SimpleNamespace(id=1), display, Hands(reason=reason), idle, idle, stopping)
+            run._loop(database, SimpleNamespace(id=1), display, Hands(reason=reason), idle, idle, stopping, buys=True)
         return said
 
     return go
