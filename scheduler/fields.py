@@ -77,8 +77,8 @@ def _fields() -> tuple[Field, ...]:
         ),
         Field(
             "output",
-            "top level: folder (a relative one starts at the working folder) or `s3://bucket/prefix`, which may go on with a template; "
-            "in rows and recipes: the template of the path below it",
+            "top level: folder (a relative one starts at the working folder) or `s3://bucket/prefix`, which may go on "
+            "with a template; in rows and recipes: the template of the path below it",
             "out/{sku}.png",
             everywhere,
             values.parse_template,
