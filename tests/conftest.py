@@ -6,12 +6,20 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import structlog
 
 from models.database import Database
 from tests.servers.postgres import PostgresProcess
 
 TEMPLATE = "migrated"
 _numbers = count(1)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A command that runs in the tests' own process sets its logs, to a stream that is closed afterwards."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from models.errors import PackshotError, SettingsError
 from models.settings import Settings
 from worker.preflight import ProviderNotReady, check_provider, preflight, read_object
@@ -33,6 +35,7 @@ __all__ = [
     "read_object",
     "work_for_cluster",
 ]
+log = structlog.get_logger()
 
 
 SEE_TO_REDIS = "see that Redis runs and that PACKSHOT_REDIS_URL is right"
@@ -73,8 +76,20 @@ def redis_url(settings: Settings) -> str:
 
 
 def work_for_cluster() -> None:
-    """Be one worker of the cluster until SIGTERM, as `celery -A worker.broker worker -P threads` is."""
-    _cluster_app().worker_main(["worker", "--pool", "threads", "--hostname", f"packshot-{os.getpid()}@%h"])
+    """Be one worker of the cluster until SIGTERM, as `celery -A worker.broker worker -P threads` is.
+
+    Celery gives up for good on some errors that come of a connection closed under it while Redis dies. By then it has
+    let the calls in flight end; this process begins anew, as a supervisor would have it do.
+    """
+    from worker import tasks
+
+    command = ["worker", "--pool", "threads", "--hostname", f"packshot-{os.getpid()}@%h"]
+    try:
+        _cluster_app().worker_main(command)
+    finally:
+        if tasks.broke_off():
+            log.error("the worker broke off without being told to; it begins anew")
+            os.execv(sys.executable, [sys.executable, "-P", "-m", "worker"])  # noqa: S606
 
 
 def embedded(settings: Settings, database: Database, *, owner: str) -> EmbeddedBroker:

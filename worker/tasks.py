@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from celery import shared_task
-from celery.signals import worker_init, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutting_down
 
 from models import logs
 from models import settings as settings_module
@@ -66,6 +66,19 @@ def _be_ready(**_: Any) -> None:
     except Exception as error:
         log.exception("the worker cannot begin")
         raise SystemExit(1) from error
+
+
+ready = threading.Event()  # this process has been a worker that works
+
+
+@worker_ready.connect
+def _say_ready(**_: Any) -> None:
+    ready.set()
+
+
+def broke_off() -> bool:
+    """Did the worker end although it worked and nobody told it to leave?"""
+    return ready.is_set() and _executor is not None and not _executor.stop.is_set()
 
 
 @worker_shutting_down.connect

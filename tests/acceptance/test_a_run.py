@@ -37,7 +37,7 @@ def test_rows_that_ask_for_the_same_edit_are_paid_once_and_each_gets_its_copy(cl
     assert facts["state"] == "finished"
     assert facts["rows"]["succeeded"] == 4
     assert facts["jobs"]["succeeded"] == 2
-    assert facts["pictures"] == {"billed": 2, "stored": 2, "awaiting_copy": 0, "lost": 0}
+    assert facts["pictures"] == {"billed": 2, "stored": 2, "awaiting_copy": 0, "lost": 0, "not_given": 0}
     assert facts["money"][0]["charged_micros"] == emulator.invoice()["micros"] == 400_000
     pictures = {sku: (cli.folder / "out" / f"{sku}-edit-1.png").read_bytes() for sku in "ABCD"}
     assert pictures["A"] == pictures["B"] == pictures["C"] != pictures["D"]

@@ -183,9 +183,15 @@ def test_results_at_a_private_address_stop_the_batch_and_are_fetched_once_that_i
     assert stopped.code == 1
     assert stopped.json["state"] == "stopped"
     assert "PACKSHOT_ALLOW_PRIVATE_HOSTS=1" in stopped.json["reason"]["message"]
-    assert stopped.json["pictures"] == {"billed": bought, "stored": 0, "awaiting_copy": bought, "lost": 0}
+    assert stopped.json["pictures"] == {
+        "billed": bought,
+        "stored": 0,
+        "awaiting_copy": bought,
+        "lost": 0,
+        "not_given": 0,
+    }
     assert bought < 5
-    assert done.json["pictures"] == {"billed": 5, "stored": 5, "awaiting_copy": 0, "lost": 0}
+    assert done.json["pictures"] == {"billed": 5, "stored": 5, "awaiting_copy": 0, "lost": 0, "not_given": 0}
     assert emulator.invoice()["pictures"] - before == 5
 
 
@@ -316,7 +322,7 @@ def test_a_file_that_may_not_grow_stops_the_batch_and_the_paid_picture_is_copied
     facts = cli.ok("run", "full.yaml", "--json").json
 
     # then
-    assert facts["pictures"] == {"billed": 1, "stored": 1, "awaiting_copy": 0, "lost": 0}
+    assert facts["pictures"] == {"billed": 1, "stored": 1, "awaiting_copy": 0, "lost": 0, "not_given": 0}
     assert emulator.invoice()["pictures"] == before + 1
 
 
