@@ -233,7 +233,9 @@ def test_the_commands_of_the_page_work_in_its_order(cluster: Cluster):
     }
 
     # then
-    assert {name: result.code for name, result in said.items()} == dict.fromkeys(said, 0), list(map(str, said.values()))
+    codes = {name: result.code for name, result in said.items()}
+    assert codes == {**dict.fromkeys(said, 0), "cancel": 1}, list(map(str, said.values()))
+    assert "finished" in said["cancel"].err  # the page's batch came to its end under `watch`
     assert said["submit"].out == "shop\n"
     assert "4 succeeded" in said["watch"].out
     assert "shop" in said["list"].out
