@@ -7,7 +7,7 @@ import uuid
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from emulator import desk, refusals
@@ -91,8 +91,9 @@ async def result(request: Request) -> Response:
         return found
     trouble = house.results.trouble(file)
     if trouble is None:
-        is_page = found.stat().st_size == len(PAGE)
-        return FileResponse(found, media_type="text/html" if is_page else "image/png")
+        return FileResponse(found, media_type="image/png")
+    if trouble.download == "html":
+        return HTMLResponse(PAGE)
     if trouble.download == "http_500":
         return xml_error(500, "InternalError", "We encountered an internal error. Please try again.")
     content = found.read_bytes()

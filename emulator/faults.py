@@ -201,7 +201,7 @@ FAULTS = {
         ),
         Fault("result_500", "The download answers 500, then heals.", billed=True, download="http_500"),
         Fault("result_expired", "The address of the result is dead at once.", billed=True, download="expired"),
-        Fault("result_not_png", "The download is a page of HTML under status 200.", billed=True, download="html"),
+        Fault("result_not_png", "The download is a page of HTML under 200, then heals.", billed=True, download="html"),
         Fault("result_slow", "The download trickles for some seconds, then heals.", billed=True, download="slow"),
     )
 }

@@ -2,8 +2,8 @@
 
 A result lies in DIR/results and is served as the provider's object store would: the signature of the query covers path
 and expiry, a dead address answers 403 with XML, an Authorization header beside it answers 400. The signing secret is
-kept in DIR, so addresses survive a restart. Faults of a download live in memory, except those that never heal: an
-expired address carries its date, and a page instead of a picture is what is stored.
+kept in DIR, so addresses survive a restart. Faults of a download live in memory and heal, but for an expired address,
+which carries its date.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from starlette.responses import Response
 from emulator.faults import Download, Wanted
 
 KEY_ID = "REHEARSAL"
-PAGE = b"<html><body><h1>Please sign in to this network</h1></body></html>"
+PAGE = "<html><body><h1>Please sign in to this network</h1></body></html>"
 SLOW_S = 5.0
 PURGE_EVERY_S = 60.0
 
@@ -60,8 +60,8 @@ class Results:
         file = f"{datetime.fromtimestamp(now, UTC):%Y%m%d}/{name}.png"
         path = self._folder / file
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(PAGE if download == "html" else png)
-        if wanted and download in ("truncated", "http_500", "slow"):
+        path.write_bytes(png)
+        if wanted and download in ("truncated", "http_500", "html", "slow"):
             seconds = SLOW_S if wanted.seconds is None else wanted.seconds
             self._troubles[file] = Trouble(download, wanted.downloads, seconds)
         return self._address(file, int(now) - 1 if download == "expired" else int(now + self._life_s))

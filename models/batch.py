@@ -21,9 +21,11 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 
 from models import ledger
 from models.edit import Edit
+from models.errors import PackshotError
 from models.tables import accounts, batches, decisions, entries, jobs, rows
 
 OPEN_STATES = ("open", "paused", "stopped")
@@ -103,6 +105,10 @@ def listed(connection: Connection) -> list[Batch]:
     return [Batch(*record) for record in connection.execute(select(*_COLUMNS).order_by(batches.c.id.desc()))]
 
 
+class AlreadyBegun(PackshotError):
+    """A batch of that name is there and keeps its name."""
+
+
 def begin(
     tx: Connection,
     *,
@@ -124,15 +130,22 @@ def begin(
     exposure_limit_micros: int,
     now: datetime,
 ) -> int:
-    """Write the batch in state planning, and its account; replaces one of that name that nothing came of yet."""
+    """Write the batch in state planning, and its account; replaces one of that name that nothing came of yet.
+
+    Raises AlreadyBegun where something has, even a moment ago: whoever handed it out meanwhile has written an entry,
+    and the database keeps what an entry names.
+    """
     left = find(tx, name, rehearsal=rehearsal)
     if left is not None:
         if not is_untouched(tx, left.id):
-            raise ValueError(f"batch {name} exists and is {left.state}")
-        for table in (rows, jobs):
-            _delete_all(tx, table, left.id)
-        tx.execute(delete(accounts).where(accounts.c.id == ledger.batch_account(left.id)))
-        tx.execute(delete(batches).where(batches.c.id == left.id))
+            raise AlreadyBegun(f"batch {name} exists and is {left.state}")
+        try:
+            for table in (rows, jobs):
+                _delete_all(tx, table, left.id)
+            tx.execute(delete(accounts).where(accounts.c.id == ledger.batch_account(left.id)))
+            tx.execute(delete(batches).where(batches.c.id == left.id))
+        except IntegrityError:
+            raise AlreadyBegun(f"batch {name} began to be worked on just now") from None
     batch_id = int(
         tx.execute(
             insert(batches)
@@ -185,8 +198,11 @@ def put_aside(tx: Connection, found: Batch) -> str:
 
 
 def is_untouched(connection: Connection, batch_id: int) -> bool:
-    """Was nothing ever handed out of this batch? Then it has no entry, and may be replaced."""
-    return connection.execute(select(entries.c.id).where(entries.c.batch_id == batch_id).limit(1)).first() is None
+    """Was nothing ever handed out of this batch, and nothing ordered of it? Then it may be replaced."""
+    return not any(
+        connection.execute(select(table.c.id).where(table.c.batch_id == batch_id).limit(1)).first()
+        for table in (entries, decisions)
+    )
 
 
 def add_block(tx: Connection, batch_id: int, block: Iterable[PlannedRow]) -> None:

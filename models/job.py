@@ -40,6 +40,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from models import attempt, ledger, output
 from models.attempt import OpenAttempt
 from models.edit import Answer, Edit, derive_seed
+from models.errors import ResultUnavailable
 from models.ledger import Hold
 from models.tables import attempts, batches, jobs, outputs, rows
 
@@ -48,6 +49,7 @@ STATUSES: tuple[Status, ...] = ("planned", "queued", "running", "succeeded", "fa
 WAITING = ("planned", "queued", "running")
 PARTIAL = "Partial"  # code of a job that succeeded with fewer pictures than were asked for
 CANCEL_BLOCK = 5000
+STUCK_COPIES = 8  # failed rounds of copying in a row after which it is no hiccup any more
 
 TRANSITIONS: dict[str, tuple[tuple[Status, ...], Status]] = {
     "queue": (("planned",), "queued"),
@@ -65,8 +67,10 @@ TRANSITIONS: dict[str, tuple[tuple[Status, ...], Status]] = {
 }
 
 
-# Waits to be bought. With the words of the index `ix_jobs_unbought`: a condition with a parameter would not find it.
+# Waits to be bought, and is bought and waits to be copied. With the words of the indexes `ix_jobs_unbought` and
+# `ix_jobs_paid_waiting`: a condition with a parameter would not find them.
 UNBOUGHT = and_(jobs.c.status == literal_column("'planned'"), jobs.c.answered_attempt_id.is_(None))
+PAID_WAITING = and_(jobs.c.status == literal_column("'planned'"), jobs.c.answered_attempt_id.is_not(None))
 
 
 @dataclass(frozen=True)
@@ -500,6 +504,28 @@ def cheapest(connection: Connection, batch_id: int, model: str) -> int | None:
     price = select(func.min(jobs.c.worst_case_micros)).where(jobs.c.batch_id == batch_id, jobs.c.model == model)
     found: int | None = connection.execute(price.where(UNBOUGHT)).scalar_one()
     return found
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """Paid jobs of a batch whose pictures could not be fetched for a while, and what was said of one of them."""
+
+    jobs: int
+    example: str
+
+
+def stuck_copies(connection: Connection, batch_id: int) -> Stuck:
+    """Those waiting for their next try; that of a storage which is away says nothing about the provider's pictures."""
+    failing = and_(jobs.c.copies >= STUCK_COPIES, jobs.c.code == ResultUnavailable.__name__)
+    count, example = connection.execute(
+        select(func.count(), func.min(jobs.c.message)).where(jobs.c.batch_id == batch_id, PAID_WAITING, failing)
+    ).one()
+    return Stuck(count, example or "")
+
+
+def hurry_copies(tx: Connection, batch_id: int) -> None:
+    """Try at once what is paid and waits for its next try: a person says that the cause may be gone."""
+    tx.execute(update(jobs).where(jobs.c.batch_id == batch_id, PAID_WAITING).values(due_at=None, copies=0))
 
 
 def cancel_waiting(tx: Connection, batch_id: int, now: datetime) -> int:

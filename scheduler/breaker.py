@@ -1,8 +1,9 @@
 """The circuit breaker: a batch whose jobs fail alike pauses itself, instead of burning through ten thousand rows.
 
 Counted are jobs that ended since a person last set the batch going: failed ones by their code, held ones as the unknown
-outcomes they are. A cause trips when it has its number of failures and these are its share of all that ended. Nothing
-is lost: the failed ones wait for `retry`, the rest for the word to go on.
+outcomes they are. So are paid ones whose pictures could not be fetched for minutes: they have not ended, but buying
+more of what cannot be fetched would be money for nothing. A cause trips when it has its number of failures and these
+are its share of all that ended. Nothing is lost: the failed ones wait for `retry`, the rest for the word to go on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy import Connection, and_, func, select
 from models import batch, job
 from models.batch import Batch
 from models.database import Database
+from models.errors import ResultUnavailable
 from models.settings import Threshold
 from models.tables import batches, jobs
 
@@ -41,7 +43,7 @@ def trips(ended: list[Ended], thresholds: Mapping[str, Threshold]) -> str | None
             continue
         if each.jobs >= threshold.failures and each.jobs >= threshold.share * total:
             return (
-                f"{each.jobs:,} of the last {total:,} jobs ended with {each.code} ({each.example}); "
+                f"{each.jobs:,} of the last {total:,} jobs met {each.code} ({each.example}); "
                 "mend the cause, then resume the batch and retry what failed"
             )
     return None
@@ -81,7 +83,7 @@ class Breaker:
 
 
 def ended_since(connection: Connection, found: Batch, thresholds: Mapping[str, Threshold]) -> list[Ended]:
-    """Jobs that ended since the batch was set going, by code; most frequent first.
+    """Jobs that ended since the batch was set going, by code, and those whose copies are stuck; most frequent first.
 
     Of those that succeeded no more are counted than it takes to say that no cause has its share.
     """
@@ -92,9 +94,12 @@ def ended_since(connection: Connection, found: Batch, thresholds: Mapping[str, T
             select(func.coalesce(jobs.c.code, ""), func.count(), func.coalesce(func.min(jobs.c.message), ""))
             .where(*among, jobs.c.status.in_(("failed", "held")))
             .group_by(jobs.c.code)
-            .order_by(func.count().desc())
         )
     ]
+    stuck = job.stuck_copies(connection, found.id)
+    if stuck.jobs:
+        failed.append(Ended(ResultUnavailable.__name__, stuck.jobs, stuck.example))
+    failed.sort(key=lambda each: -each.jobs)
     if trips(failed, thresholds) is None:
         return failed  # not even by themselves
     least = max(0.001, min(each.share for each in thresholds.values()))

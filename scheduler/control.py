@@ -34,6 +34,7 @@ def pause(database: Database, found: Batch, by: Decision) -> None:
 def resume(database: Database, found: Batch, by: Decision) -> None:
     with database.write() as tx:
         moved = batch.resume(tx, found.id, by.at)
+        job.hurry_copies(tx, found.id)
         batch.record_decision(tx, found.id, by)
     _must(moved, found, "resumed")
 

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Protocol
 
 from pydantic import SecretStr
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from models import batch, job
 from models.batch import Batch
@@ -117,6 +117,8 @@ def work(settings: Settings, database: Database, found: Batch, display: Display,
         buys=buys,
     )
     breaker = Breaker(database, parse_breaker(settings.breaker), "embedded")
+    with database.write() as tx:
+        job.hurry_copies(tx, found.id)
     with _graceful(pool, display) as stopping:
         try:
             _loop(database, found, display, pool, dispatch, breaker, stopping, buys=buys)
@@ -143,7 +145,7 @@ def _loop(
     *,
     buys: bool,
 ) -> None:
-    show_at, lost_since = float("-inf"), None
+    show_at, lost_since, told = float("-inf"), None, False
     while True:
         try:
             sleep_s = dispatch.poll() if not stopping.is_set() else SHOW_EVERY_S
@@ -155,11 +157,18 @@ def _loop(
                     seen = report.progress(connection, found.id, utc_now())
                     idle = seen.waiting > 0 and not seen.in_hand
                     broke = idle and (not buys or out_of_budget(connection, found, utc_now()))
+                    stuck = job.stuck_copies(connection, found.id)
                 display.show(now_batch, seen, pool.rate)
+                if stuck.jobs and not told:
+                    told = True
+                    display.say(
+                        f"paid pictures cannot be fetched ({stuck.example}); they are tried again until their "
+                        "addresses die, a day after they were made"
+                    )
                 ended = time.monotonic()
                 show_at = ended + max(SHOW_EVERY_S, SHOW_SHARE * (ended - begun))
                 if not pool.under_way() and _is_over(
-                    database, now_batch, seen, broke=broke, stopping=stopping.is_set()
+                    database, now_batch, seen, broke=broke, buys=buys, stopping=stopping.is_set()
                 ):
                     return
             if (trouble := pool.trouble()) is not None:  # the threads write where this loop may only read
@@ -179,29 +188,25 @@ def _loop(
         pool.wait(sleep_s)
 
 
-def _is_over(database: Database, found: Batch, seen: Progress, *, broke: bool, stopping: bool) -> bool:
+def _is_over(database: Database, found: Batch, seen: Progress, *, broke: bool, buys: bool, stopping: bool) -> bool:
     if stopping or found.code in COPIES_STOPPED:
         return True
     if seen.in_hand:
         return False
     if seen.waiting and (found.state != "open" or broke):
-        return not copies_wait(database, found.id)
+        return not copies_wait(database, found.id, stuck=buys)
     return seen.waiting == 0
 
 
-def copies_wait(database: Database, batch_id: int) -> bool:
-    """Are there paid pictures that wait to be copied, or that a run was copying when it ended?"""
+def copies_wait(database: Database, batch_id: int, *, stuck: bool = True) -> bool:
+    """Are there paid pictures that wait to be copied, or that a run was copying when it ended?
+
+    stuck: False leaves out what could not be fetched for minutes: who waits for the end may have to mend the cause
+    """
+    paid = and_(jobs.c.batch_id == batch_id, jobs.c.status.in_(job.WAITING), jobs.c.answered_attempt_id.is_not(None))
+    wanted = select(jobs.c.id).where(paid) if stuck else select(jobs.c.id).where(paid, jobs.c.copies < job.STUCK_COPIES)
     with database.read() as connection:
-        return (
-            connection.execute(
-                select(jobs.c.id).where(
-                    jobs.c.batch_id == batch_id,
-                    jobs.c.status.in_(job.WAITING),
-                    jobs.c.answered_attempt_id.is_not(None),
-                )
-            ).first()
-            is not None
-        )
+        return connection.execute(wanted).first() is not None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
 
 from models import batch
 from models.batch import Batch
@@ -52,11 +53,33 @@ def submit(
 ) -> Batch:
     """Write a plan as a batch, in blocks; replaces one of that name of which nothing was ever handed out.
 
-    An earlier rehearsal of that name is put aside, with its entries.
+    An earlier rehearsal of that name is put aside, with its entries. Raises BatchChanged where others were quicker:
+    the batch to be replaced is handed out by now, or this one was replaced while it was written.
 
     output: where the pictures go; the plan's place, or a rehearsal's
     engine: who dispatches it, `embedded` or `cluster`
     """
+    try:
+        return _write(database, plan, settings, rehearsal=rehearsal, output=output, now=now, engine=engine)
+    except batch.AlreadyBegun:
+        found = find_unchanged(database, plan, rehearsal=rehearsal)
+        if found is None:
+            raise
+        return found  # somebody else submitted the same
+    except (IntegrityError, _Replaced):
+        raise BatchChanged(
+            f"batch {plan.batch!r} was submitted by somebody else while this one was being written, which is gone now; "
+            f"see packshot status {plan.batch}"
+        ) from None
+
+
+class _Replaced(Exception):
+    """The batch that was being written is not there any more."""
+
+
+def _write(
+    database: Database, plan: Plan, settings: Settings, *, rehearsal: bool, output: str, now: datetime, engine: str
+) -> Batch:
     with database.write(durable=True) as tx:
         before = batch.find(tx, plan.batch, rehearsal=rehearsal)
         if before is not None and rehearsal and not batch.is_untouched(tx, before.id):
@@ -85,7 +108,8 @@ def submit(
         with database.write() as tx:
             batch.add_block(tx, batch_id, block)
     with database.write(durable=True) as tx:
-        batch.open_(tx, batch_id)
+        if not batch.open_(tx, batch_id):
+            raise _Replaced
         return batch.get(tx, batch_id)
 
 

@@ -51,8 +51,6 @@ from worker.results import Fetched
 from worker.storage import Storage
 
 URL_LIFE_S = 24 * 3600.0  # documented life of a result address
-COPY_ROUNDS = 8  # failed rounds of fetching one job's results before a person is asked
-COPY_WAIT_MAX_S = 30.0
 LEAD_S = 0.05  # a worker wakes so long before its slot, to write down the intent and to connect
 LEAVING_PATIENCE_S = 30.0  # how long a leaving process waits for a ledger that cannot be written
 ANSWER_PATIENCE_S = 600.0  # the same, with a paid answer in hand: only the ledger can keep it from being paid again
@@ -294,28 +292,39 @@ class Executor:
     # -- copy and settle -------------------------------------------------------------------------------------
 
     def _deliver(self, claim: Claim, attempt_id: int) -> None:
-        """Copy every paid picture to every row's key; then the job is done."""
+        """Copy every paid picture to every row's key; then the job is done.
+
+        One picture's trouble does not keep the others: the addresses of all of them are dying.
+        """
+        taken: KeyTaken | None = None
+        missing: ResultUnavailable | None = None
         for output in self._read(lambda connection: outputs.waiting(connection, claim.job_id, attempt_id)):
             if not self._write(lambda tx: job.renew(tx, claim, lease_s=self.lease_s, now=self.now())):
                 return  # somebody else owns the job now, and copies
             try:
                 self._store(claim, output)
             except KeyTaken as error:
-                self._fail(claim, code="KeyTaken", message=str(error))
-                return
+                taken = error
             except ResultLost as error:
-                self._give_up_output(output, reason=str(error)[:120])
+                self._give_up_output(output, reason=str(error))
             except ResultUnavailable as error:
-                self._copy_later(claim, error, give_up=claim.copies + 1 >= COPY_ROUNDS)
-                return
+                if self.now() < output.expires_at:
+                    missing = error
+                else:
+                    self._give_up_output(output, reason=f"its address has died; the last try said: {error}")
             except StorageUnavailable as error:
-                self._copy_later(claim, error, give_up=False)
+                self._copy_later(claim, error)
                 return
             except (StorageRefused, ResultBlocked) as error:
                 self._stop_batch(claim, code=type(error).__name__, message=str(error))
-                self._copy_later(claim, error, give_up=False)
+                self._copy_later(claim, error)
                 return
-        self._write(lambda tx: _finish(tx, claim, attempt_id, self.now()))
+        if missing is not None:
+            self._copy_later(claim, missing)
+        elif taken is not None:
+            self._fail(claim, code="KeyTaken", message=str(taken))
+        else:
+            self._write(lambda tx: _finish(tx, claim, attempt_id, self.now()))
 
     def _store(self, claim: Claim, output: OutputToStore) -> None:
         storage = self.storage(claim.output)
@@ -354,13 +363,11 @@ class Executor:
     def _stop_batch(self, claim: Claim, *, code: str, message: str) -> None:
         self._write(lambda tx: batch.stop(tx, claim.batch_id, code=code, message=message))
 
-    def _copy_later(self, claim: Claim, error: PackshotError, *, give_up: bool) -> None:
-        code, message = type(error).__name__, str(error)
-        if give_up:
-            self._fail(claim, code=code, message=message)
-            return
-        wait_s = min(COPY_WAIT_MAX_S, self.max_wait_s, 2.0 ** min(claim.copies, 10) * (0.5 + self.chance()))
-        self._postpone(claim, after_s=wait_s, copy_failed=True, code=code, message=message)
+    def _copy_later(self, claim: Claim, error: PackshotError) -> None:
+        failures = claim.copies + 1
+        stuck = isinstance(error, ResultUnavailable) and failures >= job.STUCK_COPIES
+        wait_s = retry.copy_wait_s(failures, self.chance(), longest_s=self.max_wait_s, stuck=stuck)
+        self._postpone(claim, after_s=wait_s, copy_failed=True, code=type(error).__name__, message=str(error))
 
     # -- helpers ---------------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ FIRST_S = 1.0
 LONGEST_S = 60.0
 BURST_FIRST_S = 10.0
 NOT_SENT_TRIES = 12
+COPY_LONGEST_S = 30.0
+STUCK_WAIT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,17 @@ def throttle_wait_s(error: Throttled, throttles: int, chance: float) -> float:
     floor_s = max(error.wait_s, BURST_FIRST_S if error.kind == "burst" else FIRST_S)
     ceiling_s = max(floor_s, min(LONGEST_S, floor_s * 2.0 ** min(max(throttles, 1), 16)))
     return floor_s + chance * (ceiling_s - floor_s)
+
+
+def copy_wait_s(failures: int, chance: float, *, longest_s: float, stuck: bool) -> float:
+    """Before a paid picture is tried again, which costs nothing and ends only with its address, a day after the answer.
+
+    failures: in a row, this one included. stuck: for so long that hands which wait for it are missed elsewhere; then
+    it is tried every five to fifteen minutes.
+    """
+    if stuck:
+        return STUCK_WAIT_S * (0.5 + chance)
+    return min(COPY_LONGEST_S, longest_s, 2.0 ** min(failures - 1, 16) * (0.5 + chance))
 
 
 def _words(error: PackshotError) -> tuple[str, str]:

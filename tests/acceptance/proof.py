@@ -20,7 +20,7 @@ from models.tables import accounts, attempts, batches, entries, jobs, objects, o
 from tests.servers.emulator import EmulatorProcess
 
 SURPLUS = "paid twice; another call was delivered"
-DEAD_RESULTS = ("result_expired", "result_not_png")  # what was billed can never be fetched
+DEAD_RESULTS = ("result_expired",)  # what was billed can never be fetched
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """What guards the money: budgets of batch and day, the circuit breaker, a person's decisions, and the audit."""
 
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -138,22 +139,42 @@ def test_held_jobs_are_listed_with_what_is_known_and_let_go_on_a_persons_word(cl
 
 def test_pictures_paid_and_not_stored_are_an_alarm_of_their_own(cli: Cli, emulator: EmulatorProcess):
     # given: one result that keeps failing, one that died before it was copied
-    emulator.fault("result_not_png", prompt_contains="number 0")
+    emulator.fault("result_not_png", prompt_contains="number 0", downloads=1000)
     emulator.fault("result_expired", prompt_contains="number 1")
     write_manifest(cli.folder / "late.yaml", numbered(3))
 
-    # when
-    cli.run("run", "late.yaml")
-    facts = cli.ok("status", "late", "--json").json
-    shown = cli.ok("status", "late")
+    # when: the run goes on trying until it is told to leave
+    with cli.start("run", "late.yaml") as process:
+        until(lambda: cli.query("select 1 from jobs where copies >= 8"))
+        facts = cli.ok("status", "late", "--json").json
+        shown = cli.ok("status", "late")
+        process.send_signal(signal.SIGTERM)
+        told = process.communicate(timeout=30)[1]
 
     # then
+    assert "paid pictures cannot be fetched" in told
+    assert process.returncode == 1
     waiting, lost = facts["undelivered"]
     assert (waiting["sku"], waiting["lost"]) == ("S000", False)
     assert 86_000 < waiting["seconds_left"] <= 86_400
     assert (lost["sku"], lost["lost"], lost["micros"]) == ("S001", True, 200_000)
     assert "paid and not stored" in shown.out
     assert "lost" in shown.out
+
+    # when: the command is given again, the cause is still there, and nothing may be bought
+    refused = cli.run("run", "late.yaml", env={"PACKSHOT_DAILY_BUDGET": "1 USD"})
+
+    # then: it is not kept waiting for a day
+    assert refused.code != 0
+    assert "0 of them copied, 1 still wait" in refused.err
+
+    # when: the cause is gone
+    emulator.restart()
+    assert cli.run("resume", "late").code == 1  # for the one that is lost
+
+    # then
+    assert (cli.folder / "out" / "S000-edit-1.png").exists()
+    cli.ok("audit", "late", "--deep")
 
 
 def test_the_audit_finds_what_was_tampered_with(cli: Cli):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,12 +13,14 @@ from models.database import Database
 from models.errors import LedgerUnavailable, SettingsError
 from models.settings import parse_breaker
 from models.tables import batches, jobs
+from scheduler import control
 from scheduler import dispatch as dispatch_module
 from scheduler.breaker import Breaker
 from scheduler.dispatch import Dispatch, out_of_budget
 from scheduler.display import _line
 from scheduler.report import progress
 from scheduler.rescue import Rescue
+from scheduler.run import copies_wait
 from scheduler.service import Service
 from tests.ledgers import PRICE, Book, a_book
 
@@ -161,7 +164,55 @@ def test_a_batch_pauses_itself_when_a_cause_has_its_number_and_its_share(databas
         found = batch.get(connection, book.batch_id)
     assert found.state == state
     if state == "paused":
-        assert str(found.message).startswith(f"3 of the last {failed + succeeded} jobs ended with Why (so)")
+        assert str(found.message).startswith(f"3 of the last {failed + succeeded} jobs met Why (so)")
+
+
+def set_stuck(book: Book, job_id: int, *, rounds: int, code: str = "ResultUnavailable") -> None:
+    """A job that is paid and whose copies failed so often in a row."""
+    claim = book.claimed(job_id)
+    book.answer(book.opened(claim))
+    due_at = book.now + timedelta(hours=1)
+    with book.database.write() as tx:
+        assert job.postpone(tx, claim, book.now, due_at=due_at, copy_failed=True, code=code, message="HTTP 502")
+        tx.execute(update(jobs).where(jobs.c.id == job_id).values(copies=rounds))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "code", "state"),
+    [(8, "ResultUnavailable", "paused"), (7, "ResultUnavailable", "open"), (8, "StorageUnavailable", "open")],
+)
+def test_a_batch_whose_pictures_cannot_be_fetched_buys_no_more_of_them(database, rounds, code, state):
+    book = a_book(database, 6)
+    ended(book, failed=0, succeeded=2)
+    for job_id in book.jobs[2:5]:
+        set_stuck(book, job_id, rounds=rounds, code=code)
+
+    a_breaker(database).poll()
+
+    with database.read() as connection:
+        found = batch.get(connection, book.batch_id)
+    assert found.state == state
+    if state == "paused":
+        assert str(found.message).startswith("3 of the last 5 jobs met ResultUnavailable (HTTP 502)")
+
+        # when: a person resumes it
+        control.resume(database, found, batch.Decision("resume", "night shift", book.now))
+        a_breaker(database).poll()
+
+        # then: its copies are due at once, and it has another chance
+        with database.read() as connection:
+            assert batch.get(connection, book.batch_id).state == "open"
+            assert set(a_dispatch(book, [])._copies(connection, 10)) == set(book.jobs[2:5])
+
+
+def test_whoever_only_copies_waits_for_no_picture_that_is_stuck(database):
+    book = a_book(database, 2)
+    set_stuck(book, book.jobs[0], rounds=8)
+    assert copies_wait(database, book.batch_id)
+    assert not copies_wait(database, book.batch_id, stuck=False)
+
+    set_stuck(book, book.jobs[1], rounds=7)
+    assert copies_wait(database, book.batch_id, stuck=False)
 
 
 class Weary(Breaker):

@@ -27,6 +27,8 @@ from models.errors import (
     LedgerUnavailable,
     NotSent,
     OutcomeUnknown,
+    ResultLost,
+    ResultUnavailable,
     SettingsError,
     StorageUnavailable,
     Throttled,
@@ -34,7 +36,7 @@ from models.errors import (
     Unsendable,
 )
 from models.settings import Settings
-from models.tables import attempts, entries, jobs, objects
+from models.tables import attempts, entries, jobs, objects, outputs
 from worker.executor import Executor
 from worker.limiter import LocalLimiter
 from worker.results import Fetched
@@ -77,13 +79,20 @@ class Provider:
         during()
         if self.raises is not None:
             raise self.raises
-        return Answer(f"request-{attempt}", (f"https://results/{attempt}",), self.usage)
+        n = self.usage.get("image_count", 1)
+        urls = tuple(f"https://results/{attempt}" + "?again" * number for number in range(n))
+        return Answer(f"request-{attempt}", urls, self.usage)
 
 
+@dataclass
 class Fetcher:
-    """Each result is its own address."""
+    """Each result is its own address. broken: what is raised instead for an address, until it is taken out."""
+
+    broken: dict[str, Exception] = field(default_factory=dict)
 
     def fetch(self, url: str) -> Fetched:
+        if url in self.broken:
+            raise self.broken[url]
         data = url.encode()
         return Fetched(data, hashlib.sha256(data).hexdigest(), 512, 512)
 
@@ -96,13 +105,14 @@ class House:
     folder: Path
     clock: Clock
     job_id: int
+    fetcher: Fetcher = field(default_factory=Fetcher)
 
     def worker(self, provider: Provider, *, name: str = "first", storage: Storage | None = None) -> Executor:
         place = storage or open_storage(str(self.folder), Settings())
         return Executor(
             database=self.database,
             provider=provider,
-            fetcher=Fetcher(),
+            fetcher=self.fetcher,
             storage=lambda _place: place,
             limiter=LocalLimiter({name: model.limits for name, model in CATALOGUE.items()}),
             models=CATALOGUE,
@@ -162,8 +172,10 @@ class House:
 
 @pytest.fixture
 def make_house(database: Database, tmp_path: Path) -> Callable[..., House]:
-    def make(*, exposure_limit_micros: int, model: str = "qwen-image-2.0", size: str | None = None) -> House:
-        parameters = {"n": 1, "size": size} if size else {"n": 1}
+    def make(
+        *, exposure_limit_micros: int, model: str = "qwen-image-2.0", size: str | None = None, n: int = 1
+    ) -> House:
+        parameters = {"n": n, "size": size} if size else {"n": n}
         edit = Edit(model, (Picture("/photos/a.jpg", "ab" * 32, 10),), "on white", parameters, 7)
         row = SimpleNamespace(
             number=1,
@@ -173,10 +185,10 @@ def make_house(database: Database, tmp_path: Path) -> Callable[..., House]:
             recipe="white",
             edit=edit,
             digest=edit.digest(with_seed=True),
-            destinations=("A-1.png",),
+            destinations=tuple(f"A-{number}.png" for number in range(1, n + 1)),
             seeded_destinations=None,
             columns={},
-            worst_case_micros=200_000,
+            worst_case_micros=n * 200_000,
         )
         with database.write() as tx:
             batch_id = batch.begin(
@@ -576,6 +588,97 @@ def test_a_storage_that_is_away_delays_the_copy_and_buys_nothing_again(make_hous
     # then
     assert house.status() == "succeeded"
     assert provider.calls == ["1"]
+
+
+@pytest.mark.parametrize("back_after", [timedelta(hours=1), timedelta(hours=24)])
+def test_a_paid_picture_is_tried_for_as_long_as_its_address_lives(make_house: Callable[..., House], back_after):
+    # given
+    house, provider = make_house(exposure_limit_micros=0), Provider()
+    away = {"https://results/1": ResultUnavailable("no connection could be made")}
+    house.fetcher.broken = away
+
+    # when
+    for _ in range(12):
+        house.worker(provider).execute(house.job_id)
+        assert house.status() == "planned"
+        house.wait_until_due()
+        house.queue()
+    assert timedelta(minutes=15) < house.clock() - NOON < timedelta(hours=1)  # ever less often
+    house.clock.now = NOON + back_after
+    away.clear()
+    house.worker(provider).execute(house.job_id)
+
+    # then
+    assert house.status() == "succeeded"
+    assert house.picture() == "https://results/1"
+    assert provider.calls == ["1"]
+
+
+def test_a_paid_picture_is_lost_when_its_address_is_dead_and_not_before(make_house: Callable[..., House]):
+    # given
+    house = make_house(exposure_limit_micros=0)
+    house.fetcher.broken = {"https://results/1": ResultUnavailable("HTTP 404 instead of a picture")}
+
+    # when
+    house.worker(Provider()).execute(house.job_id)
+    house.queue()
+    house.clock.now = NOON + timedelta(hours=24, seconds=-1)
+    house.worker(Provider()).execute(house.job_id)
+
+    # then
+    assert house.status() == "planned"
+
+    # when
+    house.queue()
+    house.clock.pass_(1)
+    house.worker(Provider()).execute(house.job_id)
+
+    # then
+    assert house.status() == "failed"
+    with house.database.read() as connection:
+        lost = connection.execute(select(outputs.c.lost)).scalar_one()
+    assert lost == "its address has died; the last try said: HTTP 404 instead of a picture"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "status"),
+    [(ResultUnavailable("damaged"), "planned"), (ResultLost("no PNG"), "failed")],
+    ids=["unavailable", "lost"],
+)
+def test_the_trouble_with_one_picture_does_not_keep_the_others(make_house: Callable[..., House], trouble, status):
+    house = make_house(exposure_limit_micros=0, n=3)
+    house.fetcher.broken = {"https://results/1": trouble}
+
+    house.worker(Provider(usage={"image_count": 3})).execute(house.job_id)
+
+    assert house.status() == status
+    assert sorted(path.name for path in house.folder.glob("*.png")) == ["A-2.png", "A-3.png"]
+
+
+def test_a_place_that_is_taken_keeps_its_own_picture_and_no_other(make_house: Callable[..., House]):
+    # given
+    house = make_house(exposure_limit_micros=0, n=3)
+    house.folder.mkdir()
+    (house.folder / "A-2.png").write_text("somebody else's")
+
+    # when
+    house.worker(Provider(usage={"image_count": 3})).execute(house.job_id)
+
+    # then
+    assert house.status() == "failed"
+    assert (house.folder / "A-2.png").read_text() == "somebody else's"
+    assert (house.folder / "A-3.png").read_text().endswith("?again?again")
+
+    # when: it is moved away
+    (house.folder / "A-2.png").unlink()
+    with house.database.write() as tx:
+        assert job.retry(tx, house.job_id)
+    house.queue()
+    house.worker(Provider()).execute(house.job_id)
+
+    # then
+    assert house.status() == "succeeded"
+    assert house.charges() == [1]
 
 
 def test_a_setting_that_is_wrong_on_one_worker_stops_the_batch_with_that_workers_name(

@@ -1,19 +1,24 @@
 """`submit`, `cancel` and `watch` against a real ledger: what is refused before it is handed to the cluster, and why."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import typer
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
+import scheduler.run
+from models import batch, job
 from models.database import Database
 from models.errors import LedgerUnavailable
+from models.tables import batches, jobs
 from scheduler.cli import cluster as commands
 from scheduler.lock import only_engine
 from tests.servers.cli import Cli, Result, fast_env, write_manifest
 from tests.servers.emulator import EmulatorProcess
+from tests.servers.here import InHere
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,105 @@ def test_a_batch_that_a_run_works_on_is_taken_over_only_when_the_run_has_ended(c
     assert (during.code, engine) == (1, "embedded")
     assert "another packshot run works on this ledger" in during.err
     assert (after.code, engine_of_night(cli)) == (0, "cluster")
+
+
+def change_the_prompt(cli: Cli) -> None:
+    write_manifest(cli.folder / "night.yaml", [{"sku": "S1", "prompt": "on grey"}])
+
+
+def hand_out(cli: Cli) -> None:
+    """As a scheduler would."""
+    with ledger(cli) as database, database.write() as tx:
+        assert job.queue(tx, tx.execute(select(jobs.c.id)).scalar_one(), datetime.now(UTC))
+
+
+@pytest.fixture
+def here(cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> InHere:
+    return InHere(cli, monkeypatch, capsys)
+
+
+def at(monkeypatch: pytest.MonkeyPatch, place: object, name: str, happens: Callable[[], object]) -> None:
+    """Something happens once when `name` is called."""
+    before, todo = getattr(place, name), [happens]
+
+    def called(*args, **kwargs):
+        if todo:
+            todo.pop()()
+        return before(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, called)
+
+
+def test_a_batch_that_is_handed_out_while_a_changed_one_is_submitted_stays(cli, here, monkeypatch):
+    # given
+    cli.ok("submit", "night.yaml")
+    change_the_prompt(cli)
+    at(monkeypatch, scheduler.run, "check_destinations", lambda: hand_out(cli))
+
+    # when
+    result = here.run("submit", "night.yaml")
+
+    # then
+    assert result.code == 1
+    assert "prompt changed" in result.err
+    assert "give the new one another name" in result.err
+    with ledger(cli) as database, database.read() as connection:
+        assert connection.execute(select(jobs.c.status)).scalar_one() == "queued"
+
+
+def test_a_batch_that_is_handed_out_while_its_records_are_being_replaced_stays(cli, here, monkeypatch):
+    # given: the look whether it is untouched comes a moment too early
+    cli.ok("submit", "night.yaml")
+    change_the_prompt(cli)
+    at(monkeypatch, batch, "_delete_all", lambda: hand_out(cli))
+
+    # when
+    result = here.run("submit", "night.yaml")
+
+    # then
+    assert result.code == 1
+    assert "give the new one another name" in result.err
+
+
+def test_a_batch_that_a_person_has_given_orders_to_is_not_replaced(cli: Cli):
+    cli.ok("submit", "night.yaml")
+    cli.ok("pause", "night")
+    change_the_prompt(cli)
+
+    result = submit(cli)
+
+    assert result.code == 1
+    assert "give the new one another name" in result.err
+
+
+def test_of_two_who_submit_the_same_at_once_one_batch_comes_about(cli, here, monkeypatch):
+    # given: the other is written and handed out while this one looks at the places
+    def other() -> None:
+        cli.ok("submit", "night.yaml")
+        hand_out(cli)
+
+    at(monkeypatch, scheduler.run, "check_destinations", other)
+
+    # when
+    result = here.run("submit", "night.yaml")
+
+    # then
+    assert (result.code, result.out) == (0, "night\n")
+
+
+def test_whoever_is_replaced_while_writing_is_told_so(cli, here, monkeypatch):
+    # given
+    at(monkeypatch, batch, "add_block", lambda: cli.ok("submit", "night.yaml"))
+
+    # when
+    result = here.run("submit", "night.yaml")
+
+    # then
+    assert result.code == 1
+    assert "was submitted by somebody else while this one was being written" in result.err
+    with ledger(cli) as database, database.read() as connection:
+        assert connection.execute(select(batches.c.state)).scalar_one() == "open"
+        assert connection.execute(select(func.count()).select_from(jobs)).scalar_one() == 1
 
 
 def test_a_batch_that_is_finished_cannot_be_cancelled(cli: Cli):

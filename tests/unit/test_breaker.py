@@ -11,7 +11,7 @@ def test_a_cause_trips_only_with_its_number_and_its_share():
     assert trips([Ended("X", 20, "no"), Ended("", 21, "")], ANY) is None
     said = trips([Ended("X", 21, "no"), Ended("", 21, "")], ANY)
     assert said is not None
-    assert said.startswith("21 of the last 42 jobs ended with X (no)")
+    assert said.startswith("21 of the last 42 jobs met X (no)")
 
 
 def test_causes_are_counted_apart():

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from emulator.faults import parse_wanted
 from emulator.invoice import Invoice
 from emulator.refusals import Refusal
-from emulator.results import PAGE, Results
+from emulator.results import Results
 from emulator.uploads import OBJECT_LIFE_S, POLICY_LIFE_S, Uploads
 
 
@@ -113,18 +113,19 @@ def test_a_download_fails_as_often_as_was_asked_and_then_heals(tmp_path):
     assert [bool(results.trouble(file)) for _ in range(4)] == [True, True, False, False]
 
 
-def test_an_expired_address_and_a_page_stay_what_they_are_after_a_restart(tmp_path):
+def test_an_expired_address_stays_expired_after_a_restart_and_what_heals_is_healed(tmp_path):
     clock = Clock()
     results = Results(tmp_path, clock, life_s=100)
     expired = results.keep("one", b"png", parse_wanted({"fault": "result_expired"}))
-    page = results.keep("two", b"png", parse_wanted({"fault": "result_not_png"}))
+    page = results.keep("two", b"png", parse_wanted({"fault": "result_not_png", "downloads": 9}))
 
     again = Results(tmp_path, clock, life_s=100)
 
     assert status(fetched(again, expired)) == 403
     found = fetched(again, page)
     assert isinstance(found, Path)
-    assert found.read_bytes() == PAGE
+    assert found.read_bytes() == b"png"
+    assert again.trouble(urlsplit(page).path.removeprefix("/results/")) is None
 
 
 def test_files_nobody_can_reach_any_more_are_removed(tmp_path):

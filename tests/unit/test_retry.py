@@ -15,7 +15,7 @@ from models.errors import (
     Transient,
     Unsendable,
 )
-from worker.retry import NOT_SENT_TRIES, Again, AskExposure, GiveUp, StopBatch, decide
+from worker.retry import NOT_SENT_TRIES, Again, AskExposure, GiveUp, StopBatch, copy_wait_s, decide
 
 
 def after(error, tries=1, max_tries=5, chance=0.5, throttles=1, unsent=0):
@@ -98,6 +98,15 @@ def test_a_burst_throttle_waits_ten_seconds_at_least_and_more_each_time():
     burst = Throttled("Throttling.BurstRate", "", kind="burst")
     assert [after(burst, throttles=n, chance=0.0).wait_s for n in (1, 2, 9)] == [10, 10, 10]
     assert [after(burst, throttles=n, chance=1.0).wait_s for n in (1, 2, 3, 9)] == [20, 40, 60, 60]
+
+
+def test_a_copy_is_tried_soon_then_ever_less_often_and_no_longer_than_a_setting_says_until_it_is_stuck():
+    def waits(chance: float, longest_s: float = 60.0) -> list[float]:
+        return [copy_wait_s(n, chance, longest_s=longest_s, stuck=n > 6) for n in range(1, 9)]
+
+    assert waits(0.5) == [1, 2, 4, 8, 16, 30, 600, 600]
+    assert waits(1.0, longest_s=2.0) == [1.5, 2, 2, 2, 2, 2, 900, 900]
+    assert waits(0.0)[-1] == 300
 
 
 def test_an_unknown_outcome_is_for_the_exposure_rule():
