@@ -21,7 +21,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from models import ledger, output
 from models.edit import Answer, Edit
-from models.ledger import Hold
+from models.ledger import Due, Hold
 from models.tables import attempts, jobs
 
 
@@ -78,10 +78,10 @@ def unsent(connection: Connection, job_id: int, *, of: int) -> int:
 
 def record_answer(
     tx: Connection, opened: OpenAttempt, answer: Answer, *, charge_micros: int, url_life_s: float, now: datetime
-) -> bool:
-    """Pictures came: close the attempt, charge it, write down the outputs. False when an answer is recorded already.
+) -> Due | None:
+    """Pictures came: close the attempt and write down the outputs. None when an answer is recorded already.
 
-    Only `job.record_answer` calls this, which also tells the job.
+    Only `job.record_answer` calls this, which also tells the job and then charges what is due.
     """
     before = _close(
         tx,
@@ -98,20 +98,17 @@ def record_answer(
         message=None,
     )
     if before is None:
-        return False
-    ledger.charge(
-        tx,
+        return None
+    output.add(tx, opened.id, opened.hold, answer, url_life_s=url_life_s, now=now)
+    _forget_hold(tx, opened.hold)
+    return Due(
         opened.hold,
-        now,
-        attempt_id=opened.id,
-        amount_micros=charge_micros,
-        pictures=answer.pictures,
+        opened.id,
+        charge_micros,
+        answer.pictures,
         was_exposed=before == "unknown",
         was_open=not ledger.is_released(tx, opened.hold),
     )
-    output.add(tx, opened.id, opened.hold, answer, url_life_s=url_life_s, now=now)
-    _forget_hold(tx, opened.hold)
-    return True
 
 
 def record_refusal(
@@ -159,8 +156,8 @@ def record_unknown(
     )
     if before is None:
         return False
-    ledger.expose(tx, opened.hold)
     _forget_hold(tx, opened.hold)
+    ledger.expose(tx, opened.hold, now)
     return True
 
 
@@ -168,11 +165,11 @@ def _record_free(tx: Connection, opened: OpenAttempt, now: datetime, **facts: An
     before = _close(tx, opened, now, **facts)
     if before is None:
         return False
+    _forget_hold(tx, opened.hold)
     if before == "unknown":
         ledger.unexpose(tx, opened.hold, now, attempt_id=opened.id, reason="proved not paid")
     else:
         ledger.release(tx, opened.hold, now, attempt_id=opened.id, reason="not billed")
-    _forget_hold(tx, opened.hold)
     return True
 
 

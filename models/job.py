@@ -29,12 +29,13 @@ that would fail or hold a job that another call was paid for meanwhile puts it b
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, and_, exists, func, literal_column, or_, select, update
+from sqlalchemy import Connection, Row, and_, case, exists, func, literal_column, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from models import attempt, ledger, output
@@ -100,29 +101,54 @@ class Claim:
 
 def queue(tx: Connection, job_id: int, now: datetime) -> bool:
     """planned -> queued, with the worst case reserved unless the job is already paid. Raises ledger.OverBudget."""
-    record = tx.execute(
+    return bool(queue_all(tx, [job_id], now))
+
+
+def queue_all(tx: Connection, job_ids: Sequence[int], now: datetime) -> list[int]:
+    """The same for several, in a few statements however many. Returns those that were planned.
+
+    Raises ledger.OverBudget where not all of them fit: then roll back.
+    """
+    old, new = TRANSITIONS["queue"]
+    unpaid = jobs.c.answered_attempt_id.is_(None)
+    moved = tx.execute(
         update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.status == "planned")
-        .values(status="queued", queued_at=now, due_at=None)
-        .returning(jobs.c.batch_id, jobs.c.model, jobs.c.worst_case_micros, jobs.c.holds, jobs.c.answered_attempt_id)
-    ).first()
-    if record is None:
-        return False
-    if record.answered_attempt_id is None:
-        number = record.holds + 1
-        currency = tx.execute(select(batches.c.currency).where(batches.c.id == record.batch_id)).scalar_one()
+        .where(jobs.c.id.in_(job_ids), jobs.c.status.in_(old))
+        .values(
+            status=new,
+            queued_at=now,
+            due_at=None,
+            holds=case((unpaid, jobs.c.holds + 1), else_=jobs.c.holds),
+            hold=case((unpaid, jobs.c.holds + 1), else_=jobs.c.hold),
+        )
+        .returning(
+            jobs.c.id,
+            jobs.c.batch_id,
+            jobs.c.hold,
+            jobs.c.worst_case_micros,
+            jobs.c.model,
+            jobs.c.answered_attempt_id,
+        )
+    ).all()
+    to_buy = [record for record in moved if record.answered_attempt_id is None]
+    to_buy.sort(key=lambda record: (record.batch_id, record.id))
+    for batch_id, of_batch in groupby(to_buy, key=lambda record: record.batch_id):
+        currency = tx.execute(select(batches.c.currency).where(batches.c.id == batch_id)).scalar_one()
         day = now.date().isoformat()
-        hold = Hold(record.batch_id, job_id, number, record.worst_case_micros, currency, record.model, day)
-        ledger.reserve(tx, hold, now)
-        tx.execute(update(jobs).where(jobs.c.id == job_id).values(holds=number, hold=number))
-    return True
+        ledger.reserve(
+            tx,
+            [Hold(batch_id, one.id, one.hold, one.worst_case_micros, currency, one.model, day) for one in of_batch],
+            now,
+        )
+    found = {record.id for record in moved}
+    return [job_id for job_id in job_ids if job_id in found]
 
 
 def lock_planned(tx: Connection, job_ids: Collection[int]) -> list[int]:
     """Those that still are planned and that nobody else is changing; for whoever queues several in one transaction.
 
-    Everybody locks jobs before accounts. `queue` for one job after the other would lock the second job after the
-    accounts, and could wait in a ring with a late answer for it.
+    Everybody locks jobs before accounts, and waits for no job while holding another: two who lock several could wait in
+    a ring.
     """
     wanted = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status == "planned").order_by(jobs.c.id)
     return list(tx.execute(wanted.with_for_update(skip_locked=True)).scalars())
@@ -225,22 +251,23 @@ def record_answer(
     Returns the attempt whose pictures are delivered: this one, unless an earlier answer came first.
     """
     this = jobs.c.id == opened.hold.job_id
-    if not attempt.record_answer(tx, opened, answer, charge_micros=charge_micros, url_life_s=url_life_s, now=now):
+    due = attempt.record_answer(tx, opened, answer, charge_micros=charge_micros, url_life_s=url_life_s, now=now)
+    if due is None:
         return tx.execute(select(jobs.c.answered_attempt_id).where(this)).scalar_one() or opened.id
     tx.execute(
         update(jobs)
         .where(this, jobs.c.answered_attempt_id.is_(None))
         .values(answered_attempt_id=opened.id, tries=0, throttles=0, code=None, message=None)
     )
-    delivered = int(tx.execute(select(jobs.c.answered_attempt_id).where(this)).scalar_one())
+    delivered, status = tx.execute(select(jobs.c.answered_attempt_id, jobs.c.status).where(this)).one()
     if delivered != opened.id:
         output.record_surplus(tx, opened.id)
-        return delivered
-    _move(tx, "revive", this, due_at=None, finished_at=None)
-    if tx.execute(select(jobs.c.id).where(this, jobs.c.status == "queued")).first():
-        # handed out to be bought again: it is paid, so only the copy is left to do
-        _release_open_hold(tx, opened.hold.job_id, now, reason="paid by an earlier call")
-    return delivered
+    else:
+        _move(tx, "revive", this, due_at=None, finished_at=None)
+        if status == "queued":  # handed out to be bought again: it is paid, so only the copy is left to do
+            _release_open_hold(tx, opened.hold.job_id, now, reason="paid by an earlier call")
+    ledger.charge(tx, due, now)
+    return int(delivered)
 
 
 # -- what becomes of the job ----------------------------------------------------------------------------------------

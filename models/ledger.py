@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, insert, select, text, update
+from sqlalchemy import Connection, Update, and_, exists, func, insert, or_, select, text, true, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from models.tables import REASON_MAX, accounts, attempts, batches, entries, fit
@@ -120,70 +120,59 @@ def free_micros(connection: Connection, batch_id: int, day_id: str) -> int | Non
     return min(rests, default=None)
 
 
-def reserve(tx: Connection, hold: Hold, now: datetime) -> None:
-    """Set the worst case aside in the batch's account and the day's. Raises OverBudget: then roll back."""
-    batch_id, day_id = _accounts_of(tx, hold)
-    for account_id in (batch_id, day_id):
-        if account_id == day_id:
-            open_account(tx, day_id, hold.currency)
-        fits = and_(
-            accounts.c.id == account_id,
-            (accounts.c.budget_micros.is_(None))
-            | (
-                accounts.c.charged_micros + accounts.c.reserved_micros + accounts.c.exposed_micros + hold.amount_micros
-                <= accounts.c.budget_micros
-            ),
-        )
-        if not _move(tx, fits, reserved=hold.amount_micros):
-            raise OverBudget(account_id)
-    _append(tx, hold, "reserve", hold.amount_micros, now)
+def reserve(tx: Connection, holds: Sequence[Hold], now: datetime) -> None:
+    """Set the worst cases of calls of one batch on one day aside.
+
+    Raises OverBudget where they do not fit, all together: then roll back.
+    """
+    total = sum(hold.amount_micros for hold in holds)
+    lines = [_Line(hold, "reserve", hold.amount_micros) for hold in holds]
+    _post(tx, holds[0], lines, now, reserved=total, must_fit=True)
 
 
 def release(tx: Connection, hold: Hold, now: datetime, *, reason: str, attempt_id: int | None = None) -> None:
     """Give a whole reservation back: nothing was spent."""
-    for account_id in _accounts_of(tx, hold):
-        _move(tx, accounts.c.id == account_id, reserved=-hold.amount_micros)
-    _append(tx, hold, "release", hold.amount_micros, now, attempt_id=attempt_id, reason=reason)
+    line = _Line(hold, "release", hold.amount_micros, attempt_id, reason=reason)
+    _post(tx, hold, [line], now, reserved=-hold.amount_micros)
 
 
-def charge(
-    tx: Connection,
-    hold: Hold,
-    now: datetime,
-    *,
-    attempt_id: int,
-    amount_micros: int,
-    pictures: int,
-    was_exposed: bool,
-    was_open: bool = True,
-) -> None:
-    """Write what was spent and release the rest of the reservation.
+@dataclass(frozen=True)
+class Due:
+    """What an answered call costs, to be charged.
 
     was_exposed: the attempt had been recorded as unknown; its amount leaves the exposure
     was_open:    the reservation still stands (False: it was given back before the answer came; the truth is written
                  all the same, even past a budget)
     """
-    back = hold.amount_micros if was_open else 0
-    for account_id in _accounts_of(tx, hold):
-        moved = {"exposed": -back} if was_exposed else {"reserved": -back}
-        _move(tx, accounts.c.id == account_id, charged=amount_micros, **moved)
-    _append(tx, hold, "charge", amount_micros, now, attempt_id=attempt_id, pictures=pictures)
-    if was_open and hold.amount_micros > amount_micros:
-        rest = hold.amount_micros - amount_micros
-        _append(tx, hold, "release", rest, now, attempt_id=attempt_id, reason="not spent")
+
+    hold: Hold
+    attempt_id: int
+    amount_micros: int
+    pictures: int
+    was_exposed: bool
+    was_open: bool = True
 
 
-def expose(tx: Connection, hold: Hold) -> None:
+def charge(tx: Connection, due: Due, now: datetime) -> None:
+    """Write what was spent and release the rest of the reservation."""
+    hold = due.hold
+    back = hold.amount_micros if due.was_open else 0
+    lines = [_Line(hold, "charge", due.amount_micros, due.attempt_id, due.pictures)]
+    if due.was_open and hold.amount_micros > due.amount_micros:
+        lines.append(_Line(hold, "release", hold.amount_micros - due.amount_micros, due.attempt_id, reason="not spent"))
+    exposed, reserved = (-back, 0) if due.was_exposed else (0, -back)
+    _post(tx, hold, lines, now, charged=due.amount_micros, exposed=exposed, reserved=reserved)
+
+
+def expose(tx: Connection, hold: Hold, now: datetime) -> None:
     """The call's outcome is unknown: its reservation stays, counted as possibly spent. No entry: nothing is known."""
-    for account_id in _accounts_of(tx, hold):
-        _move(tx, accounts.c.id == account_id, reserved=-hold.amount_micros, exposed=hold.amount_micros)
+    _post(tx, hold, [], now, reserved=-hold.amount_micros, exposed=hold.amount_micros)
 
 
 def unexpose(tx: Connection, hold: Hold, now: datetime, *, attempt_id: int, reason: str) -> None:
     """An unknown call is known, or decided, not to have been paid: its reservation is given back."""
-    for account_id in _accounts_of(tx, hold):
-        _move(tx, accounts.c.id == account_id, exposed=-hold.amount_micros)
-    _append(tx, hold, "release", hold.amount_micros, now, attempt_id=attempt_id, reason=reason)
+    line = _Line(hold, "release", hold.amount_micros, attempt_id, reason=reason)
+    _post(tx, hold, [line], now, exposed=-hold.amount_micros)
 
 
 def allow_rebuy(tx: Connection, hold: Hold, *, by_person: bool = False) -> bool:
@@ -191,7 +180,8 @@ def allow_rebuy(tx: Connection, hold: Hold, *, by_person: bool = False) -> bool:
     room = accounts.c.rebought_micros + hold.amount_micros <= accounts.c.exposure_limit_micros
     account_id = batch_account(hold.batch_id)
     condition = accounts.c.id == account_id if by_person else and_(accounts.c.id == account_id, room)
-    return _move(tx, condition, rebought=hold.amount_micros)
+    more = accounts.c.rebought_micros + hold.amount_micros
+    return tx.execute(update(accounts).where(condition).values(rebought_micros=more)).rowcount == 1
 
 
 def find_hold(connection: Connection, job_id: int, number: int) -> Hold:
@@ -312,64 +302,80 @@ def _plain(value: Any) -> Any:
     return value.astimezone(UTC).isoformat(timespec="microseconds") if isinstance(value, datetime) else value
 
 
-def _accounts_of(tx: Connection, hold: Hold) -> tuple[str, str]:
-    """The batch's account and the day's: always locked in this order, so that no two transactions wait in a ring."""
-    rehearsal = tx.execute(select(batches.c.rehearsal).where(batches.c.id == hold.batch_id)).scalar_one()
-    return batch_account(hold.batch_id), day_account(hold.day, hold.currency, rehearsal=rehearsal)
+@dataclass(frozen=True)
+class _Line:
+    """An entry that is to be written."""
+
+    hold: Hold
+    kind: str
+    amount_micros: int
+    attempt_id: int | None = None
+    pictures: int = 0
+    reason: str = ""
 
 
-def _move(
+def _post(
     tx: Connection,
-    condition: ColumnElement[bool],
+    of: Hold,
+    lines: Sequence[_Line],
+    now: datetime,
     *,
     reserved: int = 0,
     charged: int = 0,
     exposed: int = 0,
-    rebought: int = 0,
-) -> bool:
-    changed = tx.execute(
-        update(accounts)
-        .where(condition)
-        .values(
-            reserved_micros=accounts.c.reserved_micros + reserved,
-            charged_micros=accounts.c.charged_micros + charged,
-            exposed_micros=accounts.c.exposed_micros + exposed,
-            rebought_micros=accounts.c.rebought_micros + rebought,
-        )
-    )
-    return changed.rowcount == 1
-
-
-def _append(
-    tx: Connection,
-    hold: Hold,
-    kind: str,
-    amount_micros: int,
-    now: datetime,
-    *,
-    attempt_id: int | None = None,
-    pictures: int = 0,
-    reason: str = "",
+    must_fit: bool = False,
 ) -> None:
-    own = accounts.c.id == batch_account(hold.batch_id)
-    seq, head = tx.execute(
-        update(accounts).where(own).values(seq=accounts.c.seq + 1).returning(accounts.c.seq, accounts.c.head)
-    ).one()
-    entry = {
-        "batch_id": hold.batch_id,
-        "seq": seq,
-        "kind": kind,
-        "currency": hold.currency,
-        "amount_micros": amount_micros,
-        "pictures": pictures,
-        "model": hold.model,
-        "job_id": hold.job_id,
-        "hold": hold.number,
-        "attempt_id": attempt_id,
-        "day": hold.day,
-        "at": now,
-        "reason": fit(reason, REASON_MAX),
-    }
-    entry["hash"] = chain_hash(head, entry)
-    tx.execute(insert(entries).values(entry))
-    tx.execute(update(accounts).where(own).values(head=entry["hash"]))
+    """Move the batch's account and the day's, and write the entries that say why.
+
+    Everybody who works on a batch writes these two accounts, so they are locked as late and for as few statements as
+    can be, and always in this order, so that no two transactions wait in a ring.
+    must_fit: raise OverBudget where the sum would pass a budget
+    """
+    rehearsal = tx.execute(select(batches.c.rehearsal).where(batches.c.id == of.batch_id)).scalar_one()
+    batch_id, day_id = batch_account(of.batch_id), day_account(of.day, of.currency, rehearsal=rehearsal)
+    if must_fit:
+        open_account(tx, day_id, of.currency)
+    moved = {"reserved": reserved, "charged": charged, "exposed": exposed}
+    room = reserved + charged + exposed if must_fit else None
+    counted = _moved(batch_id, room, **moved).values(seq=accounts.c.seq + len(lines))
+    found = tx.execute(counted.returning(accounts.c.seq, accounts.c.head)).first()
+    if found is None:
+        raise OverBudget(batch_id)
+    if tx.execute(_moved(day_id, room, **moved)).rowcount != 1:
+        raise OverBudget(day_id)
+    if lines:
+        head = _append(tx, lines, now, seq=found.seq - len(lines), head=found.head)
+        tx.execute(update(accounts).where(accounts.c.id == batch_id).values(head=head))
+
+
+def _moved(account_id: str, room: int | None, **by: int) -> Update:
+    """An account, moved; with room, only where that much more is within its budget."""
+    used = accounts.c.charged_micros + accounts.c.reserved_micros + accounts.c.exposed_micros
+    fits = or_(accounts.c.budget_micros.is_(None), used + room <= accounts.c.budget_micros) if room else true()
+    moved = {f"{name}_micros": accounts.c[f"{name}_micros"] + amount for name, amount in by.items() if amount}
+    return update(accounts).where(accounts.c.id == account_id, fits).values(moved)
+
+
+def _append(tx: Connection, lines: Sequence[_Line], now: datetime, *, seq: int, head: str) -> str:
+    """Lengthen the batch's chain, whose last link so far has this number and hash. Returns the new last hash."""
+    links = []
+    for number, line in enumerate(lines, start=seq + 1):
+        entry = {
+            "batch_id": line.hold.batch_id,
+            "seq": number,
+            "kind": line.kind,
+            "currency": line.hold.currency,
+            "amount_micros": line.amount_micros,
+            "pictures": line.pictures,
+            "model": line.hold.model,
+            "job_id": line.hold.job_id,
+            "hold": line.hold.number,
+            "attempt_id": line.attempt_id,
+            "day": line.hold.day,
+            "at": now,
+            "reason": fit(line.reason, REASON_MAX),
+        }
+        head = entry["hash"] = chain_hash(head, entry)
+        links.append(entry)
+    tx.execute(insert(entries), links)
+    return head

@@ -180,16 +180,9 @@ class Dispatch:
         """Reserve and queue each job whose worst case fits; tell the broker after the commit."""
         if not job_ids:
             return 0
-        queued: list[int] = []
         with self.database.write() as tx:
             free = set(job.lock_planned(tx, job_ids))
-            for job_id in (wanted for wanted in job_ids if wanted in free):
-                try:
-                    with tx.begin_nested():
-                        if job.queue(tx, job_id, self.now()):
-                            queued.append(job_id)
-                except ledger.OverBudget:
-                    continue
+            queued = self._queue(tx, [job_id for job_id in job_ids if job_id in free])
         for position, job_id in enumerate(queued):
             try:
                 self.enqueue(job_id)
@@ -197,6 +190,16 @@ class Dispatch:
                 self._take_back(queued[position:])
                 raise
         return len(queued)
+
+    def _queue(self, tx: Connection, job_ids: list[int]) -> list[int]:
+        """As many as the budgets take, should they be smaller by now."""
+        try:
+            with tx.begin_nested():
+                return job.queue_all(tx, job_ids, self.now()) if job_ids else []
+        except ledger.OverBudget:
+            if len(job_ids) == 1:
+                return []
+            return [queued for job_id in job_ids for queued in self._queue(tx, [job_id])]
 
     def _take_back(self, job_ids: list[int]) -> None:
         """The broker did not take these: they wait again."""
@@ -255,7 +258,8 @@ def _fits(cheapest: int | None, free_micros: int | None) -> bool:
 def _due(
     connection: Connection, batch_id: int, model: str, now: datetime, free_micros: int | None, most: int
 ) -> list[int]:
-    query = select(jobs.c.id).where(
+    """The oldest that are due and that fit, together, into what is free."""
+    query = select(jobs.c.id, jobs.c.worst_case_micros).where(
         jobs.c.batch_id == batch_id,
         jobs.c.model == model,
         job.UNBOUGHT,
@@ -263,4 +267,11 @@ def _due(
     )
     if free_micros is not None:
         query = query.where(jobs.c.worst_case_micros <= free_micros)
-    return [record.id for record in connection.execute(query.order_by(jobs.c.id).limit(most))]
+    found = []
+    for record in connection.execute(query.order_by(jobs.c.id).limit(most)):
+        if free_micros is not None:
+            if record.worst_case_micros > free_micros:
+                continue
+            free_micros -= record.worst_case_micros
+        found.append(record.id)
+    return found
