@@ -45,12 +45,14 @@ from models.errors import (
 )
 from models.job import Claim
 from models.output import OutputToStore
-from worker import retry
-from worker.limiter import Limiter
+from worker import outcomes, retry
+from worker.limiter import Limiter, LimiterUnavailable
 from worker.results import Fetched
 from worker.storage import Storage
+from worker.wire import Slot, SlotMissed
 
 URL_LIFE_S = 24 * 3600.0  # documented life of a result address
+MISSED_PATIENCE_S = 2.0  # so long an intent may stand open for another slot: a person's order acts within two seconds
 LEAD_S = 0.05  # a worker wakes so long before its slot, to write down the intent and to connect
 LEAVING_PATIENCE_S = 30.0  # how long a leaving process waits for a ledger that cannot be written
 ANSWER_PATIENCE_S = 600.0  # the same, with a paid answer in hand: only the ledger can keep it from being paid again
@@ -63,7 +65,7 @@ class Calls(Protocol):
     """What the executor needs of `worker.provider.Provider`."""
 
     def prepared(self, edit: Edit, *, region: str) -> AbstractContextManager[Any]: ...
-    def send(self, letter: Any, *, attempt: str, not_before: float) -> Answer: ...
+    def send(self, letter: Any, *, attempt: str, slot: Slot) -> Answer: ...
 
 
 class Fetches(Protocol):
@@ -77,7 +79,7 @@ class Admitted:
     """An intent on disk and the slot of its call, on `time.monotonic`."""
 
     attempt: OpenAttempt
-    slot: float
+    slot: Slot
 
 
 def utc_now() -> datetime:
@@ -157,13 +159,11 @@ class Executor:
         """Wait until shortly before a slot of the model's lane, and write down the intent. None: given back."""
         lane = claim.edit.model
         try:
-            wait_s = self.limiter.acquire(lane)
+            slot = self._slot(lane)
         except PackshotError as error:  # the limiter cannot be asked: no call, come back later
             self._postpone(claim, after_s=self.patience_s, code="LimiterUnavailable", message=str(error))
             return None
-        slot = time.monotonic() + wait_s
-        if self.stop.wait(max(0.0, wait_s - LEAD_S)):
-            self.limiter.give_back(lane)
+        if slot is None:
             self._postpone(claim)
             return None
         attempt = self._write(lambda tx: self._open(tx, claim), durable=True)
@@ -172,6 +172,20 @@ class Executor:
             self._postpone(claim)
             return None
         return Admitted(attempt, slot)
+
+    def _slot(self, lane: str, *, patience_s: float = float("inf")) -> Slot | None:
+        """Returns shortly before a slot. None: told to leave, or there is none soon enough.
+
+        Raises what the limiter does.
+        """
+        while True:
+            wait_s = self.limiter.acquire(lane)
+            slot = Slot(time.monotonic() + wait_s, self.limiter.slack_s(lane))
+            if wait_s > patience_s or self.stop.wait(max(0.0, wait_s - LEAD_S)):
+                self.limiter.give_back(lane)
+                return None
+            if not slot.is_missed(time.monotonic()):
+                return slot
 
     def _open(self, tx: Connection, claim: Claim) -> OpenAttempt | None:
         """The intent; from here the lease is counted anew, as the wait for the slot has used it up in part."""
@@ -186,7 +200,7 @@ class Executor:
         """One paid call. Returns the attempt to deliver, or None when the job was settled otherwise."""
         attempt = admitted.attempt
         try:
-            answer = self.provider.send(letter, attempt=str(attempt.id), not_before=admitted.slot)
+            answer = self._send(letter, attempt, admitted.slot, claim.edit.model)
         except (CallError, PictureError, SettingsError) as error:
             self._settle(claim, attempt, error)
             return None
@@ -194,6 +208,21 @@ class Executor:
         self.limiter.succeeded(claim.edit.model)
         log.info("answered", batch=claim.batch, job=claim.job_id, attempt=attempt.id, pictures=answer.pictures)
         return delivered
+
+    def _send(self, letter: Any, attempt: OpenAttempt, slot: Slot, lane: str) -> Answer:
+        """Raises what the provider does; NotSent also where a slot was missed and there is none soon."""
+        while True:
+            try:
+                return self.provider.send(letter, attempt=str(attempt.id), slot=slot)
+            except SlotMissed as missed:
+                log.info("a slot was missed", lane=lane, attempt=attempt.id)
+                try:
+                    another = self._slot(lane, patience_s=MISSED_PATIENCE_S)
+                except LimiterUnavailable as error:
+                    raise outcomes.broken("SlotMissed", str(error)) from error
+                if another is None:
+                    raise outcomes.broken("SlotMissed", str(missed)) from missed
+                slot = another
 
     def _keep(self, claim: Claim, attempt: OpenAttempt, answer: Answer) -> int:
         """Record a paid answer, and wait for the ledger long. The log has what a person needs, should it never come.

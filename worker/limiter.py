@@ -10,8 +10,9 @@ A lane is what the provider counts apart: a model id, or `region/model` where on
 
 How it can be wrong: it counts admissions, not arrivals. Two calls a window apart of which the first arrives late and
 the second on time are that much closer together, which `margin` covers up to a point. So whatever takes an uneven time
-(opening pictures, a commit, a connection) belongs before the wait for the slot, not after it. Somebody else on the
-account (another tool, the console) is invisible. Both show as 429: a few are taken lightly, more slow the lane down,
+(opening pictures, a commit, a connection) belongs before the wait for the slot, not after it; and who misses a slot by
+more than `slack_s` all the same takes another instead. Somebody else on the account (another tool, the console) is
+invisible. Both show as 429: a few are taken lightly, more slow the lane down,
 and it creeps back.
 """
 
@@ -29,6 +30,9 @@ from models.errors import PackshotError, SettingsError
 
 JITTER_S = 0.04  # by how much calls may arrive unevenly, where the limit is small enough to leave that room
 MARGIN_MIN, MARGIN_MAX, MARGIN_CALLS = 0.008, 0.04, 0.08
+LATE_S = (
+    0.025  # a call so much later than its slot still goes: it may crowd one other, and missing it is sure to cost one
+)
 FLOOR = 0.1  # a lane never falls below this part of its limit
 CREEP_PER_S = 0.1 / 60  # a lane regains a tenth of its limit in a minute of successes
 CREEP_MAX_S = 60.0  # an idle hour does not count as an hour of successes
@@ -49,6 +53,9 @@ class Limiter(Protocol):
 
     def acquire(self, lane: str) -> float:
         """Reserve a slot for one call; seconds until it may be sent, 0.0 for now."""
+
+    def slack_s(self, lane: str) -> float:
+        """How late after its slot a call may leave; later it would crowd others, and must take another slot."""
 
     def give_back(self, lane: str) -> None:
         """The slot that this thread acquired last will not be used: the next caller may have it, if it is to come."""
@@ -121,6 +128,11 @@ def margin(limit: Limit) -> float:
     number of calls, and with long windows, which have their 40 ms within the least margin already.
     """
     return max(MARGIN_MIN, min(MARGIN_MAX, MARGIN_CALLS / limit.requests, JITTER_S / limit.window_s))
+
+
+def slack_s(limits: Sequence[Limit]) -> float:
+    """How late a call may leave: by the room that the margins leave before the call a window later, or LATE_S."""
+    return max(LATE_S, min(limit.window_s * margin(limit) for limit in limits))
 
 
 def spacing_s(limits: Sequence[Limit], share: float = 1.0) -> float:
@@ -217,6 +229,9 @@ class LocalLimiter:
                 slot = state.latest = max(earliest, state.latest + state.every_s)
             self._mine.slots[lane] = slot
             return slot - now
+
+    def slack_s(self, lane: str) -> float:
+        return slack_s(limits_of(lane, self._limits))
 
     def give_back(self, lane: str) -> None:
         with self._lock:

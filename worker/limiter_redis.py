@@ -42,6 +42,7 @@ from worker.limiter import (
     checked_share,
     limits_of,
     reaction,
+    slack_s,
     spacing_s,
 )
 
@@ -136,6 +137,9 @@ class RedisLimiter:
                 state.held, state.held_until = slot, answered_at + wait_s
         self._mine.slots[lane] = slot
         return wait_s
+
+    def slack_s(self, lane: str) -> float:
+        return slack_s(limits_of(lane, self._limits))
 
     def give_back(self, lane: str) -> None:
         state, slot = self._lane(lane), self._mine.slots.pop(lane, None)

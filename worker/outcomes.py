@@ -73,6 +73,13 @@ TABLE: tuple[Line, ...] = (
         NotSent,
         "it comes before the call and is free",
     ),
+    Line(
+        "SlotMissed",
+        "the moment of the call's slot passes before it can leave, and no other comes soon",
+        "not sent",
+        NotSent,
+        "looked at when the connection stands, before the first byte",
+    ),
     Line("NameNotFound", "the host name does not resolve", "not sent", NotSent, "there was nobody to send to"),
     Line("ConnectionRefused", "the host refuses the connection", "not sent", NotSent, "no connection"),
     Line("ConnectFailed", "no route, or another failure to connect", "not sent", NotSent, "no connection"),

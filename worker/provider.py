@@ -27,7 +27,7 @@ from worker import answers, outcomes
 from worker.answers import Received
 from worker.inputs import Inputs, LocalPicture
 from worker.upload import Uploads
-from worker.wire import Deadline, call_pool, until
+from worker.wire import Deadline, Slot, call_pool, until
 
 EDIT_PATH = "/services/aigc/multimodal-generation/generation"
 POLICY_PATH = "/uploads"
@@ -66,17 +66,18 @@ class Provider:
                 letter = Letter(edit, pictures, url, headers)
             yield letter
 
-    def send(self, letter: Letter, *, attempt: str, not_before: float = float("-inf")) -> Answer:
+    def send(self, letter: Letter, *, attempt: str, slot: Slot | None = None) -> Answer:
         """Buy what was prepared, once. attempt: our id of this call, sent along for both sides' logs.
 
-        not_before: moment of `clock` at which the request may leave, the connection standing by then
-        Raises NotSent, OutcomeUnknown, Refused, PictureError (nothing was sent), SettingsError (nothing was sent).
+        slot: on `clock`, when the request may leave, the connection standing by then
+        Raises SlotMissed (nothing was sent: send it again in another slot), NotSent, OutcomeUnknown, Refused,
+        PictureError (nothing was sent), SettingsError (nothing was sent).
         An error nobody expected is Unsendable as long as the request's end was not out; else it comes as it is.
         """
         with _as_unsendable(letter):
             deadline = Deadline.after(self._settings.call_timeout_s, self._clock)
             headers = letter.headers | {"x-packshot-attempt": attempt}
-            received = self._exchange("POST", letter.url, headers, letter, deadline, not_before=not_before)
+            received = self._exchange("POST", letter.url, headers, letter, deadline, slot)
         return answers.read_answer(received, handed_over=letter.handed_over)
 
     def check_key(self, region: str, model: str) -> None:
@@ -103,14 +104,13 @@ class Provider:
         headers: dict[str, str],
         letter: Letter | None,
         deadline: Deadline,
-        *,
-        not_before: float = float("-inf"),
+        slot: Slot | None = None,
     ) -> Received:
         """What came back, whole or not. Raises the table's error where not even a status line came."""
         if letter is not None:
             headers = headers | {"Content-Length": str(letter.length)}
         try:
-            with until(deadline, not_before=not_before):
+            with until(deadline, slot):
                 left_s = deadline.left_s()
                 connect_s = min(self._settings.connect_timeout_s, left_s)
                 response = self._pool.urlopen(

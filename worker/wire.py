@@ -10,8 +10,9 @@ on connections of `Deadlined`; those of `worker.addresses` are such too.
 Looking up the name, connecting and the TLS handshake have the connect time limit per step instead; if they take longer
 than the deadline nothing is sent any more.
 
-Not before its slot either: `until(deadline, not_before=moment)` connects at once and holds the request back until then.
-What takes an uneven time is over by that moment, so calls arrive as evenly as their slots were handed out.
+In its slot: `until(deadline, slot)` connects at once and holds the request back until the slot's moment. What takes an
+uneven time is over by then, so calls arrive as evenly as their slots were handed out. Where it took longer, nothing is
+sent: a call that leaves late crowds one that leaves on time, and the provider would refuse that one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,24 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from models.errors import PackshotError
+
 PIECE = 16 * 1024  # sent at once; also the most that TLS puts into one record
+
+
+@dataclass(frozen=True)
+class Slot:
+    """When a request may leave: from `at` on, on the clock of its deadline, and no more than `slack_s` later."""
+
+    at: float
+    slack_s: float = float("inf")
+
+    def is_missed(self, now: float) -> bool:
+        return now > self.at + self.slack_s
+
+
+class SlotMissed(PackshotError):
+    """Nothing was sent: the moment of the call's slot had passed before it could be."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +85,21 @@ def tls_context() -> ssl.SSLContext:
 
 
 _deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
-_not_before: ContextVar[float] = ContextVar("not_before", default=float("-inf"))
+_slot: ContextVar[Slot | None] = ContextVar("slot", default=None)
 
 
 @contextmanager
-def until(deadline: Deadline, *, not_before: float = float("-inf")) -> Iterator[None]:
+def until(deadline: Deadline, slot: Slot | None = None) -> Iterator[None]:
     """Requests made inside, on `Deadlined` connections, end by `deadline`; so do their bodies, read here or later.
 
-    not_before: a moment on its clock until which a connection that stands waits before it sends
+    slot: a connection that stands waits for it before it sends, or raises SlotMissed
     """
-    before, waited = _deadline.set(deadline), _not_before.set(not_before)
+    before, waited = _deadline.set(deadline), _slot.set(slot)
     try:
         yield
     finally:
         _deadline.reset(before)
-        _not_before.reset(waited)
+        _slot.reset(waited)
 
 
 def arriving(body: Any, deadline: Deadline, most: int = 1 << 18) -> Iterator[bytes]:
@@ -137,9 +155,11 @@ class Deadlined:
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        deadline = _deadline.get()
-        if deadline is not None:
-            time.sleep(min(max(0.0, _not_before.get() - deadline.clock()), deadline.left_s()))
+        deadline, slot = _deadline.get(), _slot.get()
+        if deadline is not None and slot is not None:
+            time.sleep(min(max(0.0, slot.at - deadline.clock()), deadline.left_s()))
+            if slot.is_missed(deadline.clock()):
+                raise SlotMissed("the moment of its slot had passed")
 
     def send(self, data: Any) -> None:
         deadline = _deadline.get()

@@ -21,6 +21,7 @@ from tests.ledgers import NOON, a_book, an_answer
 from worker.executor import Executor
 from worker.results import Fetched
 from worker.storage import Found, Stored
+from worker.wire import Slot
 
 FULL = {"sqlite": "2", "postgresql": "on"}  # SQLite answers with a number: 0 off, 1 normal, 2 full, 3 extra
 
@@ -66,7 +67,7 @@ class Provider:
     def prepared(self, edit: Edit, *, region: str) -> nullcontext[None]:
         return nullcontext()
 
-    def send(self, letter: None, *, attempt: str, not_before: float) -> Answer:
+    def send(self, letter: None, *, attempt: str, slot: Slot) -> Answer:
         self.diary.lines.append("call")
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -93,6 +94,9 @@ class Copies:
 class NoLimit:
     def acquire(self, lane: str) -> float:
         return 0.0
+
+    def slack_s(self, lane: str) -> float:
+        return 60.0
 
     def give_back(self, lane: str) -> None:
         pass

@@ -38,10 +38,11 @@ from models.errors import (
 from models.settings import Settings
 from models.tables import attempts, entries, jobs, objects, outputs
 from worker.executor import Executor
-from worker.limiter import LocalLimiter
+from worker.limiter import LimiterUnavailable, LocalLimiter
 from worker.results import Fetched
 from worker.retry import NOT_SENT_TRIES
 from worker.storage import Storage, open_storage
+from worker.wire import Slot, SlotMissed
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LEASE_S = 900.0
@@ -73,7 +74,7 @@ class Provider:
             raise self.unprepared
         return nullcontext()
 
-    def send(self, letter: None, *, attempt: str, not_before: float) -> Answer:
+    def send(self, letter: None, *, attempt: str, slot: Slot) -> Answer:
         self.calls.append(attempt)
         during, self.during = self.during, lambda: None
         during()
@@ -340,6 +341,115 @@ def test_what_is_free_and_takes_its_time_comes_before_the_slot_and_the_intent_co
 
     # then
     assert order == [("prepared", []), ("slot", []), ("sent", ["open"])]
+
+
+@dataclass
+class Lane(LocalLimiter):
+    """Hands out the slots that it was given: seconds to wait, or an error."""
+
+    waits: list[float | Exception]
+    given_back: int = 0
+
+    def acquire(self, lane: str) -> float:
+        wait = self.waits.pop(0)
+        if isinstance(wait, Exception):
+            raise wait
+        return wait
+
+    def slack_s(self, lane: str) -> float:
+        return 0.01
+
+    def give_back(self, lane: str) -> None:
+        self.given_back += 1
+
+    def succeeded(self, lane: str) -> None:
+        pass
+
+
+@dataclass
+class Late(Provider):
+    """Misses its first slots."""
+
+    misses: int = 1
+    slots: list[Slot] = field(default_factory=list)
+
+    def send(self, letter: None, *, attempt: str, slot: Slot) -> Answer:
+        self.slots.append(slot)
+        if len(self.slots) <= self.misses:
+            raise SlotMissed("the moment of its slot had passed")
+        return super().send(letter, attempt=attempt, slot=slot)
+
+
+def test_a_call_that_misses_its_slot_goes_in_another_as_the_same_attempt(make_house: Callable[..., House]):
+    house, provider = make_house(exposure_limit_micros=0), Late(misses=2)
+    worker = house.worker(provider)
+    worker.limiter = Lane([0.0, 0.0, 0.05])
+
+    worker.execute(house.job_id)
+
+    assert house.outcomes() == ["answered"]
+    assert house.status() == "succeeded"
+    assert provider.slots == sorted(provider.slots, key=lambda slot: slot.at)
+    assert len(provider.slots) == 3
+
+
+@pytest.mark.parametrize("then", [3.0, LimiterUnavailable("Redis is away")], ids=["none soon", "no limiter"])
+def test_a_call_that_misses_its_slot_and_finds_none_soon_was_not_sent_and_waits(make_house, then):
+    house = make_house(exposure_limit_micros=0)
+    worker = house.worker(Late())
+    worker.limiter = Lane([0.0, then])
+
+    worker.execute(house.job_id)
+
+    assert house.outcomes() == ["not_sent"]
+    assert house.status() == "planned"
+    assert house.free_micros() == 1_000_000
+
+
+def test_a_call_that_misses_its_slot_while_its_worker_leaves_is_not_sent(make_house: Callable[..., House]):
+    house, provider = make_house(exposure_limit_micros=0), Late(misses=9)
+    worker = house.worker(provider)
+    worker.limiter = lane = Lane([0.0, 1.0])
+    provider.slots = Telling(worker.stop.set)
+
+    worker.execute(house.job_id)
+
+    assert house.outcomes() == ["not_sent"]
+    assert lane.given_back == 1
+
+
+class Telling(list[Slot]):
+    """A list that says when something is added."""
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        super().__init__()
+        self._told = told
+
+    def append(self, slot: Slot) -> None:
+        super().append(slot)
+        self._told()
+
+
+def test_who_sleeps_through_a_slot_takes_another_before_anything_is_written(make_house, monkeypatch):
+    # given: a process that is frozen while it waits for its slot
+    house, provider = make_house(exposure_limit_micros=0), Late(misses=0)
+    worker = house.worker(provider)
+    worker.limiter = Lane([0.0, 0.5])
+    clock = [100.0]
+    monkeypatch.setattr("worker.executor.time", SimpleNamespace(monotonic=lambda: clock[0], sleep=None))
+
+    def sleep(seconds: float) -> bool:
+        clock[0] += seconds + (20.0 if clock[0] == 100.0 else 0.0)
+        return False
+
+    worker.stop = SimpleNamespace(wait=sleep, is_set=lambda: False)
+
+    # when
+    worker.execute(house.job_id)
+
+    # then
+    assert [slot.at for slot in provider.slots] == [120.5]
+    assert house.outcomes() == ["answered"]
 
 
 def test_what_cannot_be_prepared_takes_no_slot_and_is_tried_as_a_call_not_sent(make_house: Callable[..., House]):

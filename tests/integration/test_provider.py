@@ -48,6 +48,7 @@ from worker.inputs import Inputs
 from worker.outcomes import LINES, TABLE
 from worker.preflight import ProviderNotReady, check_provider
 from worker.provider import Provider
+from worker.wire import Slot, SlotMissed
 
 KEY = "sk-0123456789abcdef"
 REGION = "cn-beijing"
@@ -413,7 +414,7 @@ on_the_wire("EarlyAnswer", early_refusal, large=True)
 
 
 def test_every_line_of_the_table_is_tried_on_the_wire():
-    elsewhere = {"Killed"}  # killing our own process: tests/acceptance
+    elsewhere = {"Killed", "SlotMissed"}  # killing our process: tests/acceptance; slots: test_executor.py
     assert set(SCENARIOS) == {line.key for line in TABLE} - elsewhere
 
 
@@ -566,11 +567,34 @@ def test_a_request_leaves_at_its_slot_on_a_connection_that_stands_by_then():
     with serve(note) as server, provider(server.url) as made, made.prepared(an_edit(), region=REGION) as letter:
         # when
         slot = time.monotonic() + 0.4
-        made.send(letter, attempt="1", not_before=slot)
+        made.send(letter, attempt="1", slot=Slot(slot))
 
     # then
     connected, arrived = seen
     assert connected < slot <= arrived
+
+
+def test_nothing_leaves_whose_slot_has_passed_and_the_same_request_leaves_in_another():
+    asked: list[bytes] = []
+
+    def note(peer: Peer) -> None:
+        with contextlib.suppress(OSError):
+            asked.append(peer.read_request())
+            peer.answer(200, GOOD)
+
+    with serve(note) as server, provider(server.url) as made, made.prepared(an_edit(), region=REGION) as letter:
+        # given
+        now = time.monotonic()
+        with pytest.raises(SlotMissed):
+            made.send(letter, attempt="1", slot=Slot(now - 1, slack_s=0.5))
+        assert not letter.begun
+
+        # when
+        answer = made.send(letter, attempt="1", slot=Slot(now - 1, slack_s=60))
+
+    # then
+    assert answer.pictures == 1
+    assert len([request for request in asked if request]) == 1
 
 
 def test_many_calls_at_once_share_one_provider():

@@ -34,6 +34,7 @@ def loop(monkeypatch):
     def go(reason):
         monkeypatch.setattr(run.batch, "get", lambda *_: SimpleNamespace(id=1, code=None, state="open"))
         monkeypatch.setattr(run.report, "progress", lambda *_: SimpleNamespace(waiting=0, in_hand=1))
+        monkeypatch.setattr(run.job, "stuck_copies", lambda *_: SimpleNamespace(jobs=0))
         monkeypatch.setattr(run, "LEDGER_PATIENCE_S", 0.0)
         said: list[str] = []
         display = SimpleNamespace(show=lambda *_: None, say=said.append)
