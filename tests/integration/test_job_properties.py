@@ -148,6 +148,27 @@ class Books(RuleBasedStateMachine):
             self.count("queued")
 
     @step
+    def queue_a_round(self, which: int, choice: int) -> None:
+        """Several at once, planned ones and others: as many as fit together, or none."""
+        some = self.jobs[which % len(self.jobs) :]
+        moving = [one for one in some if one.status == "planned"]
+        to_buy = [one for one in moving if one.answered is None]
+        fits = self.budget is None or self.spent() + len(to_buy) * PRICE <= self.budget
+        try:
+            with self.tx() as tx:
+                assert job.queue_all(tx, [one.id for one in some], self.now) == [one.id for one in moving]
+        except ledger.OverBudget:
+            assert to_buy
+            assert not fits
+            self.count("over budget")
+            return
+        assert fits or not to_buy
+        for one in moving:
+            one.status, one.reserved = "queued", one in to_buy
+        if len(moving) > 1:
+            self.count("queued together")
+
+    @step
     def lose_the_message(self, which: int, choice: int) -> None:
         one = self.a_job(which, "queued")
         with self.tx() as tx:

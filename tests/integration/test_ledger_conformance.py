@@ -508,8 +508,7 @@ def test_jobs_that_are_being_handed_out_are_not_cancelled_with_their_money_reser
     book = a_book(database, 5)
 
     def hand_out(tx: Connection) -> None:
-        for job_id in job.lock_planned(tx, book.jobs[:3]):
-            job.queue(tx, job_id, book.now)
+        job.queue_all(tx, job.lock_planned(tx, book.jobs[:3]), book.now)
 
     cancelled_beside(book, hand_out)
 
@@ -570,6 +569,40 @@ def test_late_answers_race_with_dispatch_and_rescue_without_waiting_in_a_ring(da
     book.check()
 
 
+def test_jobs_queued_together_have_a_reservation_each_in_one_unbroken_chain(database):
+    # given: three to buy, one that is paid, one that somebody has already
+    book = a_book(database, 5)
+    other = a_book(database, 2, name="other")
+    paid = book.claimed(book.jobs[3])
+    book.answer(book.opened(paid))
+    with database.write() as tx:
+        job.postpone(tx, paid, book.now, due_at=book.now, copy_failed=True)
+    book.queue(book.jobs[4])
+
+    # when
+    with database.write() as tx:
+        queued = job.queue_all(tx, [*reversed(book.jobs), *other.jobs], book.now)
+
+    # then
+    assert queued == [*reversed(book.jobs[:4]), *other.jobs]
+    assert book.money() == (4, 1, 0)
+    assert other.money() == (2, 0, 0)
+    assert [book.job(job_id).hold for job_id in book.jobs] == [1, 1, 1, None, 1]
+    book.check()
+    other.check()
+
+
+def test_jobs_queued_together_that_do_not_fit_together_are_all_left_planned(database):
+    book = a_book(database, 3, budget=2 * PRICE)
+
+    with pytest.raises(ledger.OverBudget), database.write() as tx:
+        job.queue_all(tx, book.jobs, book.now)
+
+    assert {book.status(job_id) for job_id in book.jobs} == {"planned"}
+    assert book.money() == (0, 0, 0)
+    book.check()
+
+
 def test_many_jobs_queued_in_one_transaction_do_not_wait_in_a_ring_with_late_answers(database):
     book = a_book(database, 24, exposure=100 * PRICE)
     late = {job_id: book.unknown(job_id) for job_id in book.jobs}
@@ -581,8 +614,7 @@ def test_many_jobs_queued_in_one_transaction_do_not_wait_in_a_ring_with_late_ans
             return
         for _ in range(6):
             with database.write() as tx:
-                for job_id in job.lock_planned(tx, book.jobs):
-                    job.queue(tx, job_id, book.now)
+                job.queue_all(tx, job.lock_planned(tx, book.jobs), book.now)
             for job_id in book.jobs:
                 with database.write() as tx:
                     job.unqueue(tx, job_id, book.now, reason="again")
