@@ -339,6 +339,8 @@ class Executor:
             except ResultUnavailable as error:
                 if self.now() < output.expires_at:
                     missing = error
+                    if self.stop.is_set():
+                        break  # a silent host may take minutes for each
                 else:
                     self._give_up_output(output, reason=f"its address has died; the last try said: {error}")
             except StorageUnavailable as error:

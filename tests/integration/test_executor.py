@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -765,6 +765,27 @@ def test_the_trouble_with_one_picture_does_not_keep_the_others(make_house: Calla
     assert sorted(path.name for path in house.folder.glob("*.png")) == ["A-2.png", "A-3.png"]
 
 
+def test_a_leaving_worker_tries_no_more_pictures_of_a_host_that_does_not_answer(make_house: Callable[..., House]):
+    # given
+    house = make_house(exposure_limit_micros=0, n=3)
+    asked: list[str] = []
+    worker = house.worker(Provider(usage={"image_count": 3}))
+
+    def silent(url: str) -> Fetched:
+        asked.append(url)
+        worker.stop.set()
+        raise ResultUnavailable("the server was silent for too long")
+
+    house.fetcher.fetch = silent  # type: ignore[method-assign]
+
+    # when
+    worker.execute(house.job_id)
+
+    # then
+    assert asked == ["https://results/1"]
+    assert house.status() == "planned"
+
+
 def test_a_place_that_is_taken_keeps_its_own_picture_and_no_other(make_house: Callable[..., House]):
     # given
     house = make_house(exposure_limit_micros=0, n=3)
@@ -885,6 +906,25 @@ def test_an_answer_without_an_area_is_charged_at_the_dearer_price_its_size_may_h
 
     assert house.status() == "succeeded"
     assert house.charged_micros() == charged_micros
+
+
+def test_pictures_that_are_billed_and_not_given_an_address_are_charged_and_missed(make_house: Callable[..., House]):
+    # given
+    house = make_house(exposure_limit_micros=0, n=3)
+    provider = Provider(usage={"image_count": 3})
+    sent = provider.send
+    provider.send = lambda *args, **named: replace(sent(*args, **named), urls=("https://results/1",))  # type: ignore[method-assign]
+
+    # when
+    house.worker(provider).execute(house.job_id)
+
+    # then
+    assert house.charged_micros() == 600_000
+    assert house.status() == "failed"
+    assert house.picture() == "https://results/1"
+    with house.database.read() as connection:
+        assert connection.execute(select(attempts.c.pictures)).scalar_one() == 3
+        assert str(connection.execute(select(jobs.c.message)).scalar_one()).startswith("2 of 3 paid pictures")
 
 
 def test_an_unknown_call_is_bought_again_only_within_the_exposure_limit(make_house: Callable[..., House]):
