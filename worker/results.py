@@ -10,9 +10,8 @@ lost         the server denies it (403, 404, 410) and `Expires` of the address h
              the address is none; what came is whole and no picture for us (too large, another format, an
              implausible size)
 unavailable  all else: no connection, a short or damaged body, time out, 5xx, HTML from a gateway, a redirect to where
-             we do not go, a denial before its time. The executor bounds the tries. `Expires` was seen to lie 7 days
-             ahead while results are purged after 24 h (reference, section 4.6), so a purged picture may be called
-             unavailable until those tries end.
+             we do not go, a denial before its time. The executor tries again until 24 h after the answer; `Expires`
+             was seen to lie 7 days ahead while results are purged by then (reference, section 4.6).
 
 blocked      it leads to a private address: the same for all results, and a person's setting, so the batch stops
 

@@ -299,11 +299,16 @@ def test_nothing_is_sent_for_a_batch_that_was_paused_while_the_job_waited_for_it
     provider = Provider()
     worker = house.worker(provider)
 
+    given_back: list[str] = []
+
     class PausedMeanwhile(LocalLimiter):
         def acquire(self, lane: str) -> float:
             with house.database.write() as tx:
                 batch.pause(tx, 1, code="Paused", message="")
             return super().acquire(lane)
+
+        def give_back(self, lane: str) -> None:
+            given_back.append(lane)
 
     worker.limiter = PausedMeanwhile({"qwen-image-2.0": CATALOGUE["qwen-image-2.0"].limits})
 
@@ -314,6 +319,7 @@ def test_nothing_is_sent_for_a_batch_that_was_paused_while_the_job_waited_for_it
     assert provider.calls == []
     assert house.status() == "planned"
     assert house.outcomes() == []
+    assert given_back == ["qwen-image-2.0"]
 
 
 def test_what_is_free_and_takes_its_time_comes_before_the_slot_and_the_intent_comes_before_the_call(
@@ -925,6 +931,16 @@ def test_pictures_that_are_billed_and_not_given_an_address_are_charged_and_misse
     with house.database.read() as connection:
         assert connection.execute(select(attempts.c.pictures)).scalar_one() == 3
         assert str(connection.execute(select(jobs.c.message)).scalar_one()).startswith("2 of 3 paid pictures")
+
+
+def test_fewer_pictures_than_asked_for_are_charged_as_given_and_the_job_is_done(make_house: Callable[..., House]):
+    house = make_house(exposure_limit_micros=0, n=3)
+
+    house.worker(Provider(usage={"image_count": 2})).execute(house.job_id)
+
+    assert house.charged_micros() == 400_000
+    assert house.free_micros() == 600_000
+    assert house.status() == "succeeded"
 
 
 def test_an_unknown_call_is_bought_again_only_within_the_exposure_limit(make_house: Callable[..., House]):
