@@ -23,6 +23,7 @@ from scheduler.rescue import Rescue
 from scheduler.run import copies_wait
 from scheduler.service import Service
 from tests.ledgers import PRICE, Book, a_book
+from worker.broker import QueueUnavailable
 
 
 def a_dispatch(book: Book, sent: list[int], **changes: Any) -> Dispatch:
@@ -140,6 +141,41 @@ def test_a_batch_out_of_budget_is_seen_without_reading_its_jobs(database, monkey
     assert len(sent) == 1
     with database.read() as connection:
         assert out_of_budget(connection, batch.get(connection, book.batch_id), book.now)
+
+
+def test_a_budget_that_shrank_since_it_was_looked_at_takes_what_still_fits(database):
+    book = a_book(database, 3, budget=2 * PRICE)
+    sent: list[int] = []
+
+    assert a_dispatch(book, sent)._hand_out(book.jobs) == 2
+
+    assert sent == book.jobs[:2]
+    assert [book.status(job_id) for job_id in book.jobs] == ["queued", "queued", "planned"]
+    assert book.money() == (2, 0, 0)
+    book.check()
+
+
+def test_what_the_queue_does_not_take_waits_again_with_its_money_given_back(database):
+    # given
+    book = a_book(database, 3)
+    sent: list[int] = []
+
+    def enqueue(job_id: int) -> None:
+        if sent:
+            raise QueueUnavailable("Redis is away")
+        sent.append(job_id)
+
+    dispatch = a_dispatch(book, sent)
+    dispatch.enqueue = enqueue
+
+    # when
+    with pytest.raises(QueueUnavailable):
+        dispatch.poll()
+
+    # then
+    assert [book.status(job_id) for job_id in book.jobs] == ["queued", "planned", "planned"]
+    assert book.money() == (1, 0, 0)
+    book.check()
 
 
 def a_breaker(database: Database) -> Breaker:
