@@ -57,7 +57,7 @@ def _at(where: str | tuple[str, ...], name: str = "") -> tuple[str, ...]:
 
 POINTS: dict[str, Point] = {
     # from planned to claimed: nothing is spent, so nothing can be lost
-    "inside the transaction that reserves": Point(_at("models.job:queue"), "after", "not begun"),
+    "inside the transaction that reserves": Point(_at("models.job:queue_all"), "after", "not begun"),
     "reserved, not handed to a worker": Point(_at("worker.pool:EmbeddedBroker.enqueue"), "before", "not begun"),
     "inside the transaction that claims": Point(_at("models.job:claim"), "after", "not begun"),
     "claimed": Point(_at(EXECUTOR, "._claim"), "after", "not begun"),
@@ -172,8 +172,11 @@ def _wrapped(function: Callable[..., Any], point: Point, reached: Callable[..., 
 
 def _reached(args: tuple[Any, ...], *, job: str, count: Iterator[int], hit: int) -> None:
     """Die here, if it is the wanted job's turn: by whose thread it is, or else by the job's number given along."""
-    whose = getattr(_turn, "job", None) or next((arg for arg in args if type(arg) is int), None)
-    if job != "any" and str(whose) != job:
+    mine = getattr(_turn, "job", None)
+    turn = (
+        [mine] if mine else next(([arg] if type(arg) is int else arg for arg in args if type(arg) in (int, list)), [])
+    )
+    if job != "any" and job not in map(str, turn):
         return
     if next(count) == hit:
         os.kill(os.getpid(), signal.SIGKILL)
