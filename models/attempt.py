@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from models import ledger, output
 from models.edit import Answer, Edit
+from models.errors import SlotMissed
 from models.ledger import Due, Hold
 from models.tables import attempts, jobs
 
@@ -66,10 +67,14 @@ def find_open(tx: Connection, hold: Hold) -> OpenAttempt | None:
 
 
 def unsent(connection: Connection, job_id: int, *, of: int) -> int:
-    """How many of a job's last `of` counted tries never left the house. A throttled call is no counted try."""
+    """How many of a job's last `of` counted tries never left the house.
+
+    A throttled call is no counted try, nor is one that missed its slot.
+    """
+    counted = (attempts.c.verdict != "throttled", func.coalesce(attempts.c.code, "") != SlotMissed.__name__)
     last = (
         select(attempts.c.outcome)
-        .where(attempts.c.job_id == job_id, attempts.c.outcome != "open", attempts.c.verdict != "throttled")
+        .where(attempts.c.job_id == job_id, attempts.c.outcome != "open", *counted)
         .order_by(attempts.c.hold.desc())
         .limit(of)
     )

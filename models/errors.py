@@ -10,6 +10,7 @@ PackshotError
 |   `-- LedgerFull           no room for its file               again: after a person acted; stops the run
 |-- CallError                one call of the provider brought no pictures
 |   |-- NotSent              the request never left whole       again: yes   cost: no
+|   |   |-- SlotMissed       its moment passed before it could  again: yes, and it is not counted as a try
 |   |   `-- Unsendable       by a fault of our own              again: no    cost: no
 |   |-- OutcomeUnknown       sent, then no answer               again: ask   cost: maybe
 |   `-- Refused              the provider's own word            cost: no
@@ -91,6 +92,10 @@ class CallError(PackshotError):
 
 class NotSent(CallError):
     retryable = True
+
+
+class SlotMissed(NotSent):
+    """The moment that the rate limit gave the call had passed before it could leave: this machine was slow."""
 
 
 class Unsendable(NotSent):

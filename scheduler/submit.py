@@ -66,7 +66,7 @@ def submit(
         if found is None:
             raise
         return found  # somebody else submitted the same
-    except (IntegrityError, _Replaced):
+    except _Replaced:
         raise BatchChanged(
             f"batch {plan.batch!r} was submitted by somebody else while this one was being written, which is gone now; "
             f"see packshot status {plan.batch}"
@@ -80,33 +80,43 @@ class _Replaced(Exception):
 def _write(
     database: Database, plan: Plan, settings: Settings, *, rehearsal: bool, output: str, now: datetime, engine: str
 ) -> Batch:
-    with database.write(durable=True) as tx:
-        before = batch.find(tx, plan.batch, rehearsal=rehearsal)
-        if before is not None and rehearsal and not batch.is_untouched(tx, before.id):
-            batch.put_aside(tx, before)
-        batch_id = batch.begin(
-            tx,
-            name=plan.batch,
-            rehearsal=rehearsal,
-            engine=engine,
-            manifest=str(plan.manifest),
-            checksum=plan.checksum,
-            header=plan.header,
-            output=output,
-            region=plan.region,
-            currency=plan.currency,
-            priority=plan.priority,
-            quote_micros=plan.quote_micros,
-            row_count=plan.rows,
-            job_count=plan.jobs,
-            models=[quote.model for quote in plan.by_model],
-            budget_micros=plan.budget_micros,
-            exposure_limit_micros=settings.exposure_limit_micros(plan.quote_micros),
-            now=now,
-        )
-    for block in plan.blocks(BLOCK):
-        with database.write() as tx:
-            batch.add_block(tx, batch_id, block)
+    try:
+        with database.write(durable=True) as tx:
+            before = batch.find(tx, plan.batch, rehearsal=rehearsal)
+            if before is not None and rehearsal and not batch.is_untouched(tx, before.id):
+                batch.put_aside(tx, before)
+            batch_id = batch.begin(
+                tx,
+                name=plan.batch,
+                rehearsal=rehearsal,
+                engine=engine,
+                manifest=str(plan.manifest),
+                checksum=plan.checksum,
+                header=plan.header,
+                output=output,
+                region=plan.region,
+                currency=plan.currency,
+                priority=plan.priority,
+                quote_micros=plan.quote_micros,
+                row_count=plan.rows,
+                job_count=plan.jobs,
+                models=[quote.model for quote in plan.by_model],
+                budget_micros=plan.budget_micros,
+                exposure_limit_micros=settings.exposure_limit_micros(plan.quote_micros),
+                now=now,
+            )
+    except IntegrityError:  # of two at once, the other took the name
+        raise _Replaced from None
+    try:
+        for block in plan.blocks(BLOCK):
+            with database.write() as tx:
+                batch.add_block(tx, batch_id, block)
+    except IntegrityError:
+        with database.read() as connection:
+            found = batch.find(connection, plan.batch, rehearsal=rehearsal)
+        if found is not None and found.id == batch_id:
+            raise
+        raise _Replaced from None
     with database.write(durable=True) as tx:
         if not batch.open_(tx, batch_id):
             raise _Replaced

@@ -38,6 +38,7 @@ from models.errors import (
     ResultLost,
     ResultUnavailable,
     SettingsError,
+    SlotMissed,
     StorageRefused,
     StorageUnavailable,
     Throttled,
@@ -45,11 +46,11 @@ from models.errors import (
 )
 from models.job import Claim
 from models.output import OutputToStore
-from worker import outcomes, retry
+from worker import retry
 from worker.limiter import Limiter, LimiterUnavailable
 from worker.results import Fetched
 from worker.storage import Storage
-from worker.wire import Slot, SlotMissed
+from worker.wire import Slot
 
 URL_LIFE_S = 24 * 3600.0  # documented life of a result address
 MISSED_PATIENCE_S = 2.0  # so long an intent may stand open for another slot: a person's order acts within two seconds
@@ -210,18 +211,19 @@ class Executor:
         return delivered
 
     def _send(self, letter: Any, attempt: OpenAttempt, slot: Slot, lane: str) -> Answer:
-        """Raises what the provider does; NotSent also where a slot was missed and there is none soon."""
+        """In another slot where this one is missed. Raises what the provider does; SlotMissed where none comes soon."""
+        give_up_at = slot.at + MISSED_PATIENCE_S
         while True:
             try:
                 return self.provider.send(letter, attempt=str(attempt.id), slot=slot)
             except SlotMissed as missed:
                 log.info("a slot was missed", lane=lane, attempt=attempt.id)
                 try:
-                    another = self._slot(lane, patience_s=MISSED_PATIENCE_S)
+                    another = self._slot(lane, patience_s=give_up_at - time.monotonic())
                 except LimiterUnavailable as error:
-                    raise outcomes.broken("SlotMissed", str(error)) from error
+                    raise SlotMissed(missed.code, str(error)) from error
                 if another is None:
-                    raise outcomes.broken("SlotMissed", str(missed)) from missed
+                    raise
                 slot = another
 
     def _keep(self, claim: Claim, attempt: OpenAttempt, answer: Answer) -> int:

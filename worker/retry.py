@@ -20,6 +20,7 @@ from models.errors import (
     PackshotError,
     PictureError,
     Refused,
+    SlotMissed,
     StorageRefused,
     Throttled,
     UsageError,
@@ -87,6 +88,8 @@ def decide(
         return StopBatch(type(error).__name__, str(error), "make the place of the pictures writable and run again")
     if isinstance(error, Throttled):
         return Again(throttle_wait_s(error, throttles, chance), counted=False)
+    if isinstance(error, SlotMissed):  # says nothing against edit, network or provider
+        return Again(back_off_s(1, chance), counted=False)
     if isinstance(error, NotSent):
         if error.retryable and unsent + 1 < max(max_tries, NOT_SENT_TRIES):
             return Again(outage_wait_s(unsent + 1, chance), counted=True)

@@ -33,7 +33,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from models.errors import PackshotError
+from models.errors import SlotMissed
 
 PIECE = 16 * 1024  # sent at once; also the most that TLS puts into one record
 
@@ -47,10 +47,6 @@ class Slot:
 
     def is_missed(self, now: float) -> bool:
         return now > self.at + self.slack_s
-
-
-class SlotMissed(PackshotError):
-    """Nothing was sent: the moment of the call's slot had passed before it could be."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ class Deadlined:
         if deadline is not None and slot is not None:
             time.sleep(min(max(0.0, slot.at - deadline.clock()), deadline.left_s()))
             if slot.is_missed(deadline.clock()):
-                raise SlotMissed("the moment of its slot had passed")
+                raise SlotMissed("SlotMissed", "the moment of its slot had passed")
 
     def send(self, data: Any) -> None:
         deadline = _deadline.get()

@@ -30,6 +30,7 @@ from models.errors import (
     ResultLost,
     ResultUnavailable,
     SettingsError,
+    SlotMissed,
     StorageUnavailable,
     Throttled,
     Transient,
@@ -42,7 +43,7 @@ from worker.limiter import LimiterUnavailable, LocalLimiter
 from worker.results import Fetched
 from worker.retry import NOT_SENT_TRIES
 from worker.storage import Storage, open_storage
-from worker.wire import Slot, SlotMissed
+from worker.wire import Slot
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 LEASE_S = 900.0
@@ -382,7 +383,7 @@ class Late(Provider):
     def send(self, letter: None, *, attempt: str, slot: Slot) -> Answer:
         self.slots.append(slot)
         if len(self.slots) <= self.misses:
-            raise SlotMissed("the moment of its slot had passed")
+            raise SlotMissed("SlotMissed", "the moment of its slot had passed")
         return super().send(letter, attempt=attempt, slot=slot)
 
 
@@ -410,6 +411,19 @@ def test_a_call_that_misses_its_slot_and_finds_none_soon_was_not_sent_and_waits(
     assert house.outcomes() == ["not_sent"]
     assert house.status() == "planned"
     assert house.free_micros() == 1_000_000
+    with house.database.read() as connection:
+        assert connection.execute(select(jobs.c.tries)).scalar_one() == 0
+
+
+def test_a_call_that_misses_slot_after_slot_gives_up_after_two_seconds(make_house: Callable[..., House]):
+    house, provider = make_house(exposure_limit_micros=0), Late(misses=9)
+    worker = house.worker(provider)
+    worker.limiter = Lane([0.0, 0.3, 1.9])
+
+    worker.execute(house.job_id)
+
+    assert house.outcomes() == ["not_sent"]
+    assert len(provider.slots) == 2
 
 
 def test_a_call_that_misses_its_slot_while_its_worker_leaves_is_not_sent(make_house: Callable[..., House]):

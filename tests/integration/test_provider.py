@@ -38,6 +38,7 @@ from models.errors import (
     Refused,
     Rejected,
     SettingsError,
+    SlotMissed,
     Throttled,
 )
 from models.settings import Settings
@@ -48,7 +49,7 @@ from worker.inputs import Inputs
 from worker.outcomes import LINES, TABLE
 from worker.preflight import ProviderNotReady, check_provider
 from worker.provider import Provider
-from worker.wire import Slot, SlotMissed
+from worker.wire import Slot
 
 KEY = "sk-0123456789abcdef"
 REGION = "cn-beijing"

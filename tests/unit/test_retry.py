@@ -9,6 +9,7 @@ from models.errors import (
     Rejected,
     ResultLost,
     SettingsError,
+    SlotMissed,
     StorageRefused,
     StorageUnavailable,
     Throttled,
@@ -111,6 +112,11 @@ def test_a_copy_is_tried_soon_then_ever_less_often_and_no_longer_than_a_setting_
 
 def test_an_unknown_outcome_is_for_the_exposure_rule():
     assert after(OutcomeUnknown("Reset", "gone")) == AskExposure("Reset", "gone")
+
+
+def test_a_missed_slot_is_no_try_and_is_waited_for_no_longer_than_a_second():
+    assert after(SlotMissed("SlotMissed", "late"), chance=1.0) == Again(1.0, counted=False)
+    assert after(SlotMissed("SlotMissed", "late"), tries=5, chance=0.0) == Again(0.0, counted=False)
 
 
 def test_an_account_that_is_stopped_stops_the_batch_with_advice():
