@@ -56,7 +56,7 @@ def test_the_seed_is_in_the_attempt_and_in_the_object_and_is_the_same_the_next_t
     cli.ok("run", "again.yaml", "--set", "output=out2")
 
     # then
-    (first,), (again,), (given,) = cli.query("select seed from attempts order by id")
+    (first,), (again,), (given,) = cli.query("select seed from attempts order by job_id")
     assert first == again
     assert given == 7
     sidecar = json.loads((cli.folder / "out2/.packshot/objects/B-edit-1.png.json").read_text())
